@@ -1,0 +1,1 @@
+"""What makes containers: one small protocol, two implementations."""

@@ -1,0 +1,251 @@
+"""Containers through a Docker Engine, or another engine that speaks its API, on whatever socket DOCKER_HOST names.
+
+The attach stream is the log: nothing that the experiment prints is written by the engine.
+"""
+
+import contextlib
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import docker.types
+import requests
+
+from executor.backends.base import KEPT_CAPABILITIES, ContainerSpec, Progress, pid1
+from executor.backends.seccomp import seccomp_profile
+from executor.errors import InfrastructureError, SandboxUnavailable
+from executor.experiment import ImageRef
+from executor.observe import MOUNTS, tmpfs_limits
+from executor.ownership import PREFIX, Owner
+from policies.decision import Capabilities
+from policies.model import Limits
+
+_API_TIMEOUT = 60
+_STREAMS = {1: "stdout", 2: "stderr"}
+_FRAME = struct.Struct(">BxxxI")  # the engine's multiplexed attach stream: kind, length
+_ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, OSError)
+
+
+class DockerBackend:
+    """Containers of one engine, from one image, under one of the engine's runtimes."""
+
+    name = "docker"
+
+    def __init__(self, image: str, runtime: str | None = None) -> None:
+        self._image = image
+        try:
+            self._client = docker.from_env(timeout=_API_TIMEOUT)
+            self._info: dict[str, Any] = self._client.info()
+        except _ENGINE_ERRORS as error:
+            raise SandboxUnavailable(f"no Docker engine answers: {one_line(error)}") from None
+        self.runtime = runtime or str(self._info.get("DefaultRuntime", "runc"))
+        known = sorted(self._info.get("Runtimes") or {})
+        if known and self.runtime not in known:
+            names = ", ".join(known)
+            raise SandboxUnavailable(f"the engine has no runtime {self.runtime!r} (it has {names})")
+
+    def capabilities(self) -> Capabilities:
+        """What the engine says of its host's kernel."""
+        flags = {
+            "memory": ("MemoryLimit", "SwapLimit"),
+            "cpus": ("CpuCfsQuota",),
+            "pids": ("PidsLimit",),
+        }
+        missing = {
+            limit: f"the engine reports no {' or '.join(names)}"
+            for limit, names in flags.items()
+            if not all(self._info.get(name) for name in names)
+        }
+        if self.runtime.startswith("runsc"):
+            # gVisor keeps its own file systems and ignores nr_inodes, so that limit would not hold.
+            missing["files"] = "gVisor ignores the inode limit of a tmpfs"
+        enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
+        return Capabilities(
+            backend=self.name,
+            runtime=self.runtime,
+            enforces=enforces,
+            missing=missing,
+            gpus_why="passing GPUs to Docker containers is not supported yet",
+        )
+
+    def has_image(self) -> bool:
+        """Whether the engine holds the image already."""
+        try:
+            self._client.images.get(self._image)
+            return True
+        except docker.errors.ImageNotFound:
+            return False
+        except _ENGINE_ERRORS as error:
+            raise SandboxUnavailable(f"the Docker engine: {one_line(error)}") from None
+
+    def prepare(self, progress: Progress) -> ImageRef:
+        """Finds the image; it is never pulled unasked."""
+        if not self.has_image():
+            raise SandboxUnavailable(
+                f"the engine has no image {self._image} (labsandbox images build cpu makes the standard one)"
+            )
+        image = self._client.images.get(self._image)
+        return ImageRef(reference=self._image, digest=str(image.id))
+
+    def create(self, spec: ContainerSpec) -> "DockerContainer":
+        limits = spec.limits
+        api = self._client.api
+        host_config = api.create_host_config(
+            network_mode="none",
+            mem_limit=limits.memory,
+            memswap_limit=limits.memory,
+            nano_cpus=round(limits.cpus * 1e9),
+            pids_limit=limits.pids,
+            cap_drop=["ALL"],
+            cap_add=list(KEPT_CAPABILITIES),
+            security_opt=["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+            read_only=True,
+            tmpfs={**spec.tmpfs(), "/dev/shm": _shm(limits)},
+            ipc_mode="private",
+            ulimits=[
+                docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
+                docker.types.Ulimit(name="core", soft=0, hard=0),
+            ],
+            log_config=docker.types.LogConfig(type="none"),
+            runtime=self.runtime,
+        )
+        try:
+            made = api.create_container(
+                image=spec.image.digest,
+                entrypoint=pid1("python3"),
+                command=[],
+                user="0:0",
+                hostname="sandbox",
+                working_dir="/",
+                stdin_open=True,
+                labels=spec.owner.labels(),
+                name=f"labsandbox-{spec.execution_id}",
+                host_config=host_config,
+            )
+        except _ENGINE_ERRORS as error:
+            raise InfrastructureError(f"the engine could not create the container: {one_line(error)}") from None
+        return DockerContainer(self._client, made["Id"])
+
+    def sweep(self) -> list[str]:
+        removed = []
+        with contextlib.suppress(*_ENGINE_ERRORS):
+            for found in self._client.api.containers(all=True, filters={"label": f"{PREFIX}pid"}):
+                owner = Owner.from_labels(found.get("Labels") or {})
+                if owner is not None and owner.abandoned():
+                    DockerContainer(self._client, found["Id"]).destroy()
+                    removed.append(found["Id"][:12])
+        return removed
+
+
+def _shm(limits: Limits) -> str:
+    return f"rw,nosuid,nodev,noexec,size={limits.shm},nr_inodes={limits.files},mode=1777"
+
+
+class DockerContainer:
+    """One container of the engine."""
+
+    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
+        self.id = container_id
+        self._api = client.api
+
+    def start(self) -> "AttachedConnection":
+        try:
+            streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            attached = self._api.attach_socket(self.id, params=streams)
+            connection = AttachedConnection(attached)
+            self._api.start(self.id)
+        except _ENGINE_ERRORS as error:
+            raise InfrastructureError(f"the engine could not start the container: {one_line(error)}") from None
+        return connection
+
+    def pid(self) -> int | None:
+        return self._inspect().get("State", {}).get("Pid") or None
+
+    def recorded(self) -> Mapping[str, float]:
+        host = self._inspect().get("HostConfig", {})
+        found: dict[str, float] = {}
+        for name, key, unit in (
+            ("memory", "Memory", 1.0),
+            ("cpus", "NanoCpus", 1e-9),
+            ("pids", "PidsLimit", 1.0),
+        ):
+            if host.get(key):
+                found[name] = host[key] * unit
+        found["swap"] = (host.get("MemorySwap") or 0) - (host.get("Memory") or 0)
+        for name, mount in MOUNTS.items():
+            found |= tmpfs_limits(name, (host.get("Tmpfs") or {}).get(mount, ""))
+        for ulimit in host.get("Ulimits") or []:
+            if ulimit.get("Name") == "nofile":
+                found["open_files"] = float(ulimit["Hard"])
+        if host.get("NetworkMode") == "none":
+            found["network"] = 0.0
+        return found
+
+    def oom_killed(self) -> bool:
+        return bool(self._inspect().get("State", {}).get("OOMKilled"))
+
+    def kill(self) -> None:
+        with contextlib.suppress(*_ENGINE_ERRORS):
+            self._api.kill(self.id, "SIGKILL")
+
+    def destroy(self) -> None:
+        with contextlib.suppress(*_ENGINE_ERRORS):
+            self._api.remove_container(self.id, force=True, v=True)
+
+    def _inspect(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._api.inspect_container(self.id)
+            return found
+        except _ENGINE_ERRORS:
+            return {}
+
+
+class AttachedConnection:
+    """The engine's attach socket: raw bytes in, multiplexed frames out."""
+
+    def __init__(self, attached: Any) -> None:
+        # docker-py hands out a file over the socket; the socket itself can be shut down from another thread.
+        self._file = attached
+        self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._socket.settimeout(None)
+        self._left = 0
+        self._stream = "stdout"
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def receive(self) -> tuple[str, bytes]:
+        while self._left == 0:
+            head = self._exactly(_FRAME.size)
+            if head is None:
+                return "stdout", b""
+            kind, self._left = _FRAME.unpack(head)
+            self._stream = _STREAMS.get(kind, "stderr")
+        data = self._socket.recv(min(self._left, 65536))
+        self._left -= len(data)
+        return (self._stream, data) if data else ("stdout", b"")
+
+    def _exactly(self, count: int) -> bytes | None:
+        data = b""
+        while len(data) < count:
+            part = self._socket.recv(count - len(data))
+            if not part:
+                return None
+            data += part
+        return data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def one_line(error: BaseException) -> str:
+    """What an engine's error says, in one line of bounded length."""
+    text = getattr(error, "explanation", None) or str(error)
+    return " ".join(str(text).split())[:300]

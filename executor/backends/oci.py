@@ -1,0 +1,210 @@
+"""Containers without a daemon: an OCI bundle and runc.
+
+The container is started detached, so that its control group outlives PID 1 until `destroy` has read it.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from executor.backends.base import ContainerSpec, Progress
+from executor.backends.bundle import write_bundle
+from executor.errors import InfrastructureError, SandboxUnavailable
+from executor.experiment import ImageRef
+from executor.observe import Cgroup, controllers
+from executor.ownership import Owner
+from policies.decision import Capabilities
+from policies.model import Limits
+from sandbox_images.environment import Environment, environment
+from sandbox_images.wheels import BuildError
+
+RUNTIMES = ("runc",)
+_COMMAND_TIMEOUT = 30.0
+_CONTROLLER_OF = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
+
+
+class OciBackend:
+    """Containers of this user under `state`, made by the runtime's own command."""
+
+    name = "oci"
+
+    def __init__(self, state: Path, cache: Path, runtime: str = "runc") -> None:
+        if runtime not in RUNTIMES:
+            known = ", ".join(RUNTIMES)
+            raise SandboxUnavailable(f"the oci backend does not know the runtime {runtime!r} (it knows {known})")
+        self.runtime = runtime
+        self._cache = cache
+        self._bundles = state / "oci" / "bundles"
+        self._command = [runtime, "--root", str(state / "oci" / runtime)]
+        self._environment: Environment | None = None
+
+    def capabilities(self) -> Capabilities:
+        """Root and the runtime are needed; a controller that the kernel lacks is a limit that cannot be held."""
+        if shutil.which(self.runtime) is None:
+            raise SandboxUnavailable(f"{self.runtime} is not installed: apt-get install {self.runtime}")
+        if os.geteuid() != 0:
+            raise SandboxUnavailable("the oci backend needs root (or use --backend docker)")
+        there = controllers()
+        missing = {
+            limit: f"this kernel has no {controller} controller"
+            for limit, controller in _CONTROLLER_OF.items()
+            if controller not in there
+        }
+        enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
+        return Capabilities(
+            backend=self.name,
+            runtime=self.runtime,
+            enforces=enforces,
+            missing=missing,
+            gpus_why="the oci backend does not pass GPUs through",
+        )
+
+    def prepare(self, progress: Progress) -> ImageRef:
+        """Builds the environment if it is not in the cache."""
+        try:
+            self._environment = environment(self._cache, progress)
+        except (BuildError, OSError) as error:
+            raise SandboxUnavailable(f"the sandbox's environment: {error}") from None
+        return ImageRef(reference="environment:cpu", digest=self._environment.digest)
+
+    def create(self, spec: ContainerSpec) -> "OciContainer":
+        if self._environment is None:
+            raise RuntimeError("prepare comes before create")
+        folder = self._bundles / spec.execution_id
+        container = OciContainer(spec.execution_id, folder, self._command)
+        try:
+            self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(mode=0o700)
+            write_bundle(folder, spec, self._environment)
+        except OSError as error:
+            container.destroy()
+            raise InfrastructureError(f"cannot write the container's bundle: {error}") from None
+        return container
+
+    def sweep(self) -> list[str]:
+        removed = []
+        for folder in sorted(self._bundles.glob("*")):
+            if _abandoned(folder):
+                OciContainer(folder.name, folder, self._command).destroy()
+                removed.append(folder.name)
+        return removed
+
+
+class OciContainer:
+    """One bundle and the container made from it."""
+
+    def __init__(self, name: str, folder: Path, command: list[str]) -> None:
+        self.id = name
+        self._folder = folder
+        self._command = command
+
+    def start(self) -> "PipeConnection":
+        log = self._folder / "runtime.log"
+        arguments = ["--log", str(log), "run", "--detach", "--bundle", str(self._folder)]
+        pidfile = ["--pid-file", str(self._folder / "pid"), self.id]
+        process = subprocess.Popen(
+            [*self._command, *arguments, *pidfile],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+            start_new_session=True,  # Ctrl-C is for labsandbox, which stops the container itself
+        )
+        connection = PipeConnection(process)
+        try:
+            status = process.wait(_COMMAND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        if status != 0:
+            connection.close()
+            raise InfrastructureError(f"the runtime could not start the container: {_last_line(log)}")
+        return connection
+
+    def pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self._folder / "pid").read_text())
+        return None
+
+    def recorded(self) -> Mapping[str, float]:
+        return {}
+
+    def oom_killed(self) -> bool:
+        pid = self.pid()
+        group = Cgroup.named(f"labsandbox/{self.id}") if pid is not None else None
+        return group is not None and group.oom_kills() > 0
+
+    def kill(self) -> None:
+        self._run("kill", self.id, "KILL")
+
+    def destroy(self) -> None:
+        if (self._folder / "config.json").exists():
+            self._run("delete", "--force", self.id)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, *arguments: str) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [*self._command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_COMMAND_TIMEOUT,
+            )
+
+
+class PipeConnection:
+    """PID 1's standard streams as pipes."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin and process.stdout and process.stderr
+        self._input: IO[bytes] = process.stdin
+        self._outputs = {"stdout": process.stdout, "stderr": process.stderr}
+        self._selector = selectors.DefaultSelector()
+        for name, pipe in self._outputs.items():
+            self._selector.register(pipe, selectors.EVENT_READ, name)
+
+    def send(self, data: bytes) -> None:
+        self._input.write(data)
+        self._input.flush()
+
+    def receive(self) -> tuple[str, bytes]:
+        while True:
+            for key, _ in self._selector.select():
+                data = os.read(key.fd, 65536)
+                if data or key.data == "stdout":
+                    return key.data, data
+                self._selector.unregister(key.fileobj)
+
+    def close(self) -> None:
+        """Closing our end of its input is what tells PID 1 to end; its output is closed by its death."""
+        with contextlib.suppress(OSError):
+            self._input.close()
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether its owner is gone. A bundle without a config was being written: given up when it is old."""
+    try:
+        owner = Owner.from_labels(json.loads((folder / "config.json").read_text())["annotations"])
+        return owner is not None and owner.abandoned()
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            return time.time() - folder.stat().st_mtime > _COMMAND_TIMEOUT
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _last_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1][-300:]
+    return "it said nothing"

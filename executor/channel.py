@@ -1,0 +1,175 @@
+"""The frames between host and container: bytes in, checked messages out.
+
+The far end is our own PID 1, but it lives beside hostile code, so nothing is taken on trust: frames are bounded,
+kinds are known, JSON is validated. `runner.py` lists the frames.
+"""
+
+import json
+import os
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from executor.errors import ChannelError
+
+_HEADER = struct.Struct(">cI")
+MAX_FRAME = 1 << 20
+_KINDS = frozenset(b"HSOEMNFDZAX")
+_RUNNER = Path(__file__).with_name("runner.py")
+
+# Reads the runner's length and source from standard input. PID 1 then replaces itself once, so that the
+# environment which the image or the engine gave it is gone from /proc/1/environ.
+_LOAD = (
+    "import os\n"
+    "def take(n):\n"
+    " b=b''\n"
+    " while len(b)<n:\n"
+    "  p=os.read(0,n-len(b))\n"
+    "  if not p: raise SystemExit('no runner came')\n"
+    "  b+=p\n"
+    " return b\n"
+    "exec(compile(take(int(take(8))),'runner.py','exec'))\n"
+)
+BOOTSTRAP = f"import os,sys;os.execve(sys.executable,[sys.executable,'-I','-S','-c',{_LOAD!r}],{{}})"
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """One frame: kind, length, payload."""
+    return _HEADER.pack(kind, len(payload)) + payload
+
+
+def opening(job: Mapping[str, Any], code: str, library: Mapping[str, bytes]) -> bytes:
+    """Everything that the container is sent before "go": the runner, the job, the code and the `lab` library."""
+    source = _RUNNER.read_bytes()
+    return b"".join(
+        [
+            f"{len(source):08d}".encode(),
+            source,
+            *(frame(b"L", name.encode() + b"\0" + data) for name, data in library.items()),
+            frame(b"C", code.encode("utf-8", "surrogatepass")),
+            frame(b"J", json.dumps(job).encode()),
+        ]
+    )
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. Feed it, then take what is whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yields each whole frame as (kind, payload). Raises ChannelError on a frame that cannot be."""
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= _HEADER.size:
+                kind, length = _HEADER.unpack_from(self._buffer, start)
+                if kind[0] not in _KINDS or length > MAX_FRAME:
+                    raise ChannelError("the container sent something that is no frame")
+                end = start + _HEADER.size + length
+                if len(self._buffer) < end:
+                    return
+                yield kind, bytes(self._buffer[start + _HEADER.size : end])
+                start = end
+        finally:
+            del self._buffer[:start]
+
+    @property
+    def torn(self) -> bool:
+        """Whether the stream stands in the middle of a frame."""
+        return bool(self._buffer)
+
+
+class Connection(Protocol):
+    """A container's standard streams, as a backend opens them. Blocking; closed from any thread."""
+
+    def send(self, data: bytes) -> None:
+        """Writes to PID 1's standard input. Raises OSError when it is gone."""
+
+    def receive(self) -> tuple[str, bytes]:
+        """The next bytes as ("stdout" or "stderr", data); data is empty at the end."""
+
+    def close(self) -> None:
+        """Ends both directions; the container's PID 1 sees its input end."""
+
+
+class Channel:
+    """Frames over a connection, read by a thread of its own so that every wait has a deadline.
+
+    No more than a few frames are held: a flood stops in the container's pipes, not in the host's memory.
+    """
+
+    _HELD = 64
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._frames: deque[tuple[bytes, bytes] | BaseException] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.diagnosis = b""
+        """What PID 1 itself wrote to its standard error: the reason when it dies."""
+        self._thread = threading.Thread(target=self._read, name="channel", daemon=True)
+        self._thread.start()
+
+    def send(self, data: bytes) -> None:
+        """Raises ChannelError when the container is gone."""
+        try:
+            self._connection.send(data)
+        except OSError as error:
+            raise ChannelError(f"the container is gone: {error.strerror or error}") from None
+
+    def next(self, timeout: float) -> tuple[bytes, bytes] | None:
+        """The next frame, or None when none came within `timeout` seconds. Raises ChannelError at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._frames), max(0.0, timeout))
+            if not self._frames:
+                return None
+            item = self._frames[0]
+            if isinstance(item, BaseException):
+                raise item
+            self._changed.notify_all()
+            return self._frames.popleft()  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Ends the connection and the reading thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._connection.close()
+        self._thread.join(timeout=5)
+
+    def _read(self) -> None:
+        reader = FrameReader()
+        try:
+            while True:
+                stream, data = self._connection.receive()
+                if not data:
+                    raise ChannelError("the container ended before its experiment did")
+                if stream == "stderr":
+                    self.diagnosis = (self.diagnosis + data)[-4096:]
+                    continue
+                for item in reader.feed(data):
+                    self._put(item)
+        except ChannelError as error:
+            self._put(error)
+        except (OSError, ValueError) as error:
+            self._put(ChannelError(f"the connection to the container broke: {error}"))
+
+    def _put(self, item: tuple[bytes, bytes] | BaseException) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._frames) < self._HELD)
+            self._frames.append(item)
+            self._changed.notify_all()
+
+
+def library_files(folder: Path) -> dict[str, bytes]:
+    """The modules of the `lab` library by relative path, as the container gets them."""
+    return {
+        os.fspath(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*.py"))
+        if "__pycache__" not in path.parts
+    }

@@ -1,0 +1,24 @@
+"""What can go wrong around an experiment.
+
+    ExecutorError
+    ├── SandboxUnavailable      no backend, image, runtime or device: nothing was started
+    └── InfrastructureError     something broke under a run: the container died, the engine went, the channel is torn
+
+What the experiment itself does wrong is no exception: it is an `Outcome`.
+"""
+
+
+class ExecutorError(RuntimeError):
+    """Base of this tree; the text is one line for people."""
+
+
+class SandboxUnavailable(ExecutorError):
+    """Nothing was started, and the text says what is missing and what to do about it."""
+
+
+class InfrastructureError(ExecutorError):
+    """A run was under way and something that is not the experiment's broke."""
+
+
+class ChannelError(InfrastructureError):
+    """The container sent something that is no frame, or stopped in the middle of one."""

@@ -1,0 +1,253 @@
+"""What goes into a container and what comes out of it: plain data."""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
+
+SCHEMA = "labsandbox.execution/1"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Experiment(_Data):
+    """One file of Python and what it asks for."""
+
+    code: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    requirements: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=50)] = ()
+
+
+class Outcome(StrEnum):
+    """How an execution ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    OUTPUT_LIMIT = "output_limit"
+    GPU_MEMORY = "gpu_memory"
+    DENIED = "denied"
+    CANCELLED = "cancelled"
+    INFRASTRUCTURE = "infrastructure"
+
+
+# ---- metric records: what `lab` sends, with `t` (seconds since the experiment's start) stamped by PID 1 ----
+
+
+def _number(value: object) -> float:
+    """A float; JSON has no NaN or infinities, so these come as the strings that float() reads."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("not a number")
+    if isinstance(value, str) and value not in {"NaN", "Infinity", "-Infinity"}:
+        raise ValueError("not a number")
+    return float(value)
+
+
+def _json_number(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+Number = Annotated[float, BeforeValidator(_number), PlainSerializer(_json_number, when_used="json")]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Values = Annotated[dict[Name, Number], Field(max_length=64)]
+Phase = Literal["tune", "confirm", "noise"]
+# A hyperparameter as recorded: a number, a word, a switch.
+Setting = Annotated[str, Field(max_length=256)] | bool | int | float | None
+Config = Annotated[dict[Name, Setting], Field(max_length=64)]
+
+
+class MetricRecord(_Data):
+    """One `lab.log` call. Inside `lab.compare`, arm, seed and phase say which training it belongs to."""
+
+    type: Literal["metric"] = "metric"
+    t: float
+    step: float | None = None
+    arm: Name | None = None
+    seed: int | None = None
+    phase: Phase | None = None
+    values: Values
+
+
+class PlanRecord(_Data):
+    """What `lab.compare` set out to do, written before anything runs."""
+
+    type: Literal["plan"] = "plan"
+    t: float
+    factor: Name
+    arms: Annotated[list[Name], Field(min_length=1, max_length=32)]
+    """In the order given; the first is the baseline."""
+    seeds: Annotated[list[int], Field(max_length=256)]
+    primary: Name
+    lower_is_better: bool
+    tune: Annotated[dict[Name, list[Setting]], Field(max_length=16)] = {}
+    """The nuisance parameters' candidate values, the same number of trials for every arm."""
+    note: Annotated[str, Field(max_length=2000)] = ""
+
+
+class RunRecord(_Data):
+    """One training of one arm under one seed, whatever came of it."""
+
+    type: Literal["run"] = "run"
+    t: float
+    arm: Name
+    seed: int
+    phase: Phase
+    status: Literal["ok", "failed", "diverged", "skipped"]
+    """`diverged`: the primary metric is not finite. `skipped`: no time was left."""
+    values: Values = {}
+    """What the training returned; `primary` of the plan among them when status is ok."""
+    config: Config = {}
+    """The nuisance parameters it used."""
+    seconds: float = 0.0
+    error: Annotated[str, Field(max_length=2000)] | None = None
+
+
+Record = Annotated[MetricRecord | PlanRecord | RunRecord, Field(discriminator="type")]
+RECORD: TypeAdapter[MetricRecord | PlanRecord | RunRecord] = TypeAdapter(Record)
+
+
+# ---- what came of it ----
+
+
+class Limit(_Data):
+    """One limit, from wish to proof."""
+
+    requested: float | None
+    """What the request asked for; None when it left the policy's value."""
+    effective: float
+    """Seconds, bytes, or a count."""
+    enforced_by: str
+    """Who holds it: a cgroup file, a mount option, a resource limit, or the host's reader."""
+    observed: float | None
+    """What the live container was read to have; None where only the host's reader holds it."""
+
+
+class Usage(_Data):
+    """What the container used, read from its cgroup at the end; None where it could not be read."""
+
+    cpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_pids: int | None = None
+    samples: list[dict[str, float]] = []
+    gpus: list[dict[str, Any]] = []
+
+
+class Timings(_Data):
+    """Seconds of each step."""
+
+    queue_s: float = 0.0
+    prepare_s: float = 0.0
+    start_s: float = 0.0
+    run_s: float = 0.0
+    collect_s: float = 0.0
+    destroy_s: float = 0.0
+
+
+class Artifact(_Data):
+    """A file that came back."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class PolicyRef(_Data):
+    """The policy that a decision was made under."""
+
+    name: str
+    sha256: str
+
+
+class ImageRef(_Data):
+    """What was inside the container."""
+
+    reference: str
+    digest: str
+    """The engine's image id, or the digest of the lock for the daemonless environment."""
+
+
+class AuditRef(_Data):
+    """Sequence numbers of the first and last audit record of this execution."""
+
+    first: int
+    last: int
+
+
+class Execution(_Data):
+    """The record of one experiment's run."""
+
+    schema_: Annotated[str, Field(alias="schema")] = SCHEMA
+    execution_id: str
+    outcome: Outcome
+    success: bool
+    returncode: int | None
+    """Exit status of the experiment's process; None if it did not exit by itself."""
+    signal: int | None
+    """Signal that ended it, if one did."""
+    message: str
+    """One line for people: what ended it."""
+    stdout: str
+    stderr: str
+    stdout_dropped_bytes: int
+    stderr_dropped_bytes: int
+    started_at: datetime | None
+    ended_at: datetime
+    timings: Timings
+    limits: dict[str, Limit]
+    usage: Usage
+    metrics: list[MetricRecord | PlanRecord | RunRecord]
+    """Every plan and run record, and the last metric of each training; metrics.jsonl has them all."""
+    metrics_total: int
+    metrics_rejected: int
+    """Lines on the metric channel that were no valid record."""
+    artifacts: list[Artifact]
+    artifacts_skipped: list[str]
+    """Why files that were there did not come back, one line each."""
+    policy: PolicyRef
+    image: ImageRef | None
+    backend: str
+    runtime: str
+    gpus: list[str] = []
+    audit: AuditRef
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON data, the schema's own names."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Reads what `as_json` wrote. Raises pydantic.ValidationError."""
+        return cls.model_validate(data)
+
+
+class Sink(Protocol):
+    """Where an execution's results go while it runs. Called from one thread, in order."""
+
+    def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Raw bytes of the experiment's output; hostile."""
+
+    def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
+        """A metric, plan or run record."""
+
+    def artifact(self, name: str) -> "ArtifactWriter":
+        """A place for one artifact; `name` is relative, normalised and safe to join to a folder."""
+
+
+class ArtifactWriter(Protocol):
+    """Takes one artifact's bytes; only `commit` makes it appear."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...

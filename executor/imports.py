@@ -1,0 +1,79 @@
+"""Reads an experiment's source without running it: does it parse, and what does it import.
+
+Parsing is done in a process of its own with little memory and time: Python's parser can be made to crash or to take
+all memory by text that was written for it (see the warning at `ast.parse` in the Python documentation).
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+
+_SECONDS = 10
+_MEMORY = 1 << 30
+MAX_SOURCE = 1 << 20
+"""Bytes of source that are accepted."""
+
+_PARSE = """
+import ast, json, sys, warnings
+warnings.simplefilter("ignore")
+source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
+try:
+    tree = ast.parse(source, "experiment.py")
+except SyntaxError as e:
+    print(json.dumps({"error": e.msg, "line": e.lineno}))
+except (ValueError, RecursionError, MemoryError) as e:
+    print(json.dumps({"error": str(e) or type(e).__name__, "line": None}))
+else:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    print(json.dumps({"imports": sorted(names)}))
+"""
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What reading the source showed."""
+
+    error: str | None
+    """Why it does not parse, in one line; None when it does."""
+    line: int | None
+    imports: tuple[str, ...]
+    """Top-level modules that it imports anywhere, sorted; the standard library's among them."""
+
+
+def check_source(code: str) -> SourceReport:
+    """Parses `code` in a separate process."""
+    source = code.encode("utf-8", "surrogatepass")
+    if len(source) > MAX_SOURCE:
+        return _refused(f"the source has {len(source)} bytes, more than the {MAX_SOURCE} that are accepted")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _PARSE],
+            input=source,
+            capture_output=True,
+            timeout=2 * _SECONDS,
+            preexec_fn=_little,
+            env={},
+        )
+    except subprocess.TimeoutExpired:
+        return _refused("the source takes too long to parse")
+    if done.returncode != 0 or not done.stdout:
+        return _refused("the source cannot be parsed: the parser gave up on it")
+    said = json.loads(done.stdout)
+    return SourceReport(said.get("error"), said.get("line"), tuple(said.get("imports", ())))
+
+
+def _refused(reason: str) -> SourceReport:
+    return SourceReport(reason, None, ())
+
+
+def _little() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

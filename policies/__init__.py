@@ -1,0 +1,1 @@
+"""What is allowed, what was decided, and the log of both."""

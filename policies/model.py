@@ -1,0 +1,151 @@
+"""A policy: what one experiment may use. Frozen, complete, and strict about what it does not know."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import rfc8785
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policies.units import Bytes, Seconds
+
+_BUILT_IN = Path(__file__).parent
+_MAX_POLICY_FILE = 64 * 1024
+
+_Model = TypeVar("_Model", bound=BaseModel)
+Count = Annotated[int, Field(strict=True, ge=1)]
+GpuCount = Annotated[int, Field(strict=True, ge=0, le=64)]
+Cpus = Annotated[float, Field(gt=0, le=4096)]
+
+
+class PolicyError(ValueError):
+    """A policy that is unknown, unreadable, or says something that policies do not know."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(_Strict):
+    """The most that one experiment may use. Every field is enforced, or the run is refused."""
+
+    wall: Seconds
+    """Wall clock, from the start of the experiment's process."""
+    cpus: Cpus
+    """CPU bandwidth in cores."""
+    memory: Bytes
+    """Memory of the whole container, the files in it included; swap is always 0."""
+    pids: Count
+    """Processes and threads at once."""
+    workspace: Bytes
+    """Size of /workspace."""
+    tmp: Bytes
+    """Size of /tmp."""
+    shm: Bytes
+    """Size of /dev/shm."""
+    files: Count
+    """Files and directories (inodes) in each of the three."""
+    open_files: Count
+    """Descriptors of one process."""
+    output: Bytes
+    """Standard output and standard error together."""
+    metrics: Bytes
+    """Metric records as JSON lines."""
+    artifacts: Bytes
+    """Artifacts brought back, in all."""
+    artifact_files: Count
+    """Number of artifacts brought back."""
+    gpus: GpuCount
+    """NVIDIA GPUs that may be asked for."""
+
+
+class PartialLimits(_Strict):
+    """Some of the limits: what a request asks for, or what a box allows at most."""
+
+    wall: Seconds | None = None
+    cpus: Cpus | None = None
+    memory: Bytes | None = None
+    pids: Count | None = None
+    workspace: Bytes | None = None
+    tmp: Bytes | None = None
+    shm: Bytes | None = None
+    files: Count | None = None
+    open_files: Count | None = None
+    output: Bytes | None = None
+    metrics: Bytes | None = None
+    artifacts: Bytes | None = None
+    artifact_files: Count | None = None
+    gpus: GpuCount | None = None
+
+    def given(self) -> dict[str, float]:
+        """The limits that are set, by name, as numbers (seconds, bytes, counts)."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+class Policy(_Strict):
+    """A named set of rules for experiments."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    description: str
+    limits: Limits
+    gpus_unasked: GpuCount
+    """GPUs given when the request names no number."""
+    network: Literal["none"]
+    """No interface but loopback."""
+    environment: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*=[ -~]*$")], ...]
+    """NAME=value pairs added to the experiment's environment. No host variable ever is."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the canonical JSON (RFC 8785) of this policy."""
+        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json"))).hexdigest()
+
+
+class Ceiling(_Strict):
+    """What a box allows at most, whichever policy is named."""
+
+    limits: PartialLimits
+
+
+def built_in_policies() -> list[str]:
+    """Names of the policies that come with labsandbox."""
+    return sorted(path.stem for path in _BUILT_IN.glob("*.yaml"))
+
+
+def load_policy(name_or_file: str) -> Policy:
+    """The built-in policy of that name, or the one in that YAML file. Raises PolicyError."""
+    if name_or_file in built_in_policies():
+        return _read(_BUILT_IN / f"{name_or_file}.yaml", Policy)
+    path = Path(name_or_file)
+    if path.suffix not in {".yaml", ".yml"} and not path.exists():
+        known = ", ".join(built_in_policies())
+        raise PolicyError(f"unknown policy {name_or_file!r}: give a YAML file or one of {known}")
+    return _read(path, Policy)
+
+
+def load_ceiling(path: Path) -> Ceiling:
+    """The box's ceiling from a YAML file. Raises PolicyError."""
+    return _read(path, Ceiling)
+
+
+def _read(path: Path, model: type[_Model]) -> _Model:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_POLICY_FILE + 1)
+    except OSError as error:
+        raise PolicyError(f"cannot read policy {path}: {error.strerror}") from None
+    if len(raw) > _MAX_POLICY_FILE:
+        raise PolicyError(f"policy {path} is larger than {_MAX_POLICY_FILE} bytes")
+    try:
+        return model.model_validate(yaml.safe_load(raw))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise PolicyError(f"policy {path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors()[:5])
+        raise PolicyError(f"policy {path}: {problems}") from None
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    where = ".".join(str(part) for part in location) or "top level"
+    return f"{where}: {message.removeprefix('Value error, ')}"

@@ -1,0 +1,25 @@
+"""Where labsandbox keeps its own files on the host."""
+
+import os
+from pathlib import Path
+
+
+def state_dir() -> Path:
+    """Audit log, bundles, agents: $LABSANDBOX_STATE_DIR, /var/lib/labsandbox for root, else XDG's state."""
+    if named := os.environ.get("LABSANDBOX_STATE_DIR"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/labsandbox")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "labsandbox"
+
+
+def cache_dir() -> Path:
+    """Wheels and environments: $LABSANDBOX_CACHE_DIR, else XDG's cache."""
+    if named := os.environ.get("LABSANDBOX_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labsandbox"
+
+
+def audit_path() -> Path:
+    """The audit log's file."""
+    return state_dir() / "audit.jsonl"

@@ -1,0 +1,69 @@
+"""The locked set of packages inside the sandbox, and how imports map to it."""
+
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+HERE = Path(__file__).parent
+FLAVOURS = ("cpu", "gpu")
+
+# Modules whose distribution has another name; what is not here is named like its module.
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "mpl_toolkits": "matplotlib",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+_OURS = frozenset({"lab", "ml_utils"})
+
+
+def lock_file(flavour: str) -> Path:
+    """The pinned requirements of an image flavour, `cpu` or `gpu`."""
+    return HERE / f"{flavour}.txt"
+
+
+@cache
+def locked(flavour: str = "cpu") -> dict[str, str]:
+    """Canonical distribution name → pinned version."""
+    lines = lock_file(flavour).read_text().splitlines()
+    pins = (re.match(r"([A-Za-z0-9_.-]+)==(\S+)", line) for line in lines)
+    return {canonicalize_name(pin[1]): pin[2] for pin in pins if pin}
+
+
+def distribution_of(module: str) -> str | None:
+    """The distribution that provides a top-level module; None for the standard library and our own."""
+    if module in _OURS or module in sys.stdlib_module_names or module.startswith("_"):
+        return None
+    return canonicalize_name(_DISTRIBUTIONS.get(module, module))
+
+
+def locked_requirements(imports: Iterable[str], flavour: str = "cpu") -> list[str]:
+    """`name==version` of every imported distribution; a bare name where the sandbox does not hold it."""
+    pins = locked(flavour)
+    names = {name for module in imports if (name := distribution_of(module))}
+    return [f"{name}=={pins[name]}" if name in pins else name for name in sorted(names)]
+
+
+def unmet(requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
+    """Those of `requirements` that the locked set does not satisfy. Raises ValueError on one that is malformed."""
+    pins = locked(flavour)
+    missing = []
+    for text in requirements:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise ValueError(f"not a requirement: {text!r} ({str(error).splitlines()[0]})") from None
+        version = pins.get(canonicalize_name(requirement.name))
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        if version is None or requirement.url or not requirement.specifier.contains(version, prereleases=True):
+            missing.append(text)
+    return missing
