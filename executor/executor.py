@@ -218,7 +218,7 @@ class Executor:
             "artifact_files": limits.artifact_files,
             "open_files": limits.open_files,
             "environment": {
-                "HOME": "/workspace",
+                "HOME": "/tmp",
                 "LANG": "C.UTF-8",
                 "LAB_CPUS": f"{limits.cpus:g}",
                 "LAB_SEED": str(run.experiment.seed),

@@ -153,7 +153,9 @@ class Run:
         self.job = job
         self.output_left = job["output_bytes"]
         self.metrics_left = job["metrics_bytes"]
-        self.ended: str | None = None  # why it was ended from here: "stopped", "output_limit", "metrics_limit", "host_gone"
+        self.ended: str | None = (
+            None  # why it was ended from here: "stopped", "output_limit", "metrics_limit", "host_gone"
+        )
         self.status: int | None = None
         wake_read, self.wake_write = os.pipe()
         self.wake_read = wake_read

@@ -65,9 +65,7 @@ class Decision(_Data):
         return "; ".join(denials) if denials else f"allowed by policy {self.policy}"
 
 
-def decide(
-    request: Request, policy: Policy, capabilities: Capabilities, ceilings: Iterable[Ceiling] = ()
-) -> Decision:
+def decide(request: Request, policy: Policy, capabilities: Capabilities, ceilings: Iterable[Ceiling] = ()) -> Decision:
     """Whether `request` may run under `policy` on this backend, and with which limits.
 
     A request may only tighten: one that asks for more than the policy or the box allows is denied, not

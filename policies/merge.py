@@ -20,6 +20,4 @@ def box_ceilings() -> list[Ceiling]:
 
 def stricter(limits: Limits, bound: PartialLimits) -> Limits:
     """`limits`, each lowered to `bound` where `bound` names a lower one."""
-    return limits.model_copy(
-        update={name: min(getattr(limits, name), value) for name, value in bound.given().items()}
-    )
+    return limits.model_copy(update={name: min(getattr(limits, name), value) for name, value in bound.given().items()})

@@ -36,9 +36,7 @@ def image_reference(flavour: str = "cpu") -> str:
     return f"labsandbox-{flavour}:{hashlib.sha256(content).hexdigest()[:12]}"
 
 
-def build_image(
-    client: docker.DockerClient, flavour: str, base: str, cache: Path, progress: Progress
-) -> str:
+def build_image(client: docker.DockerClient, flavour: str, base: str, cache: Path, progress: Progress) -> str:
     """Builds the image of a flavour on `base` and returns its reference. Raises BuildError.
 
     `base` is an image that the engine has or can pull, or "bootstrap": a Debian made with mmdebstrap.
@@ -82,7 +80,7 @@ def _find_base(client: docker.DockerClient, base: str, progress: Progress) -> st
     except docker.errors.ImageNotFound:
         progress(f"pulling {base}")
         try:
-            client.images.pull(*base.rsplit(":", 1))
+            client.images.pull(base)
         except (docker.errors.APIError, requests.RequestException) as error:
             raise BuildError(f"cannot pull {base} ({_said(error)}); --base bootstrap makes one here") from None
     return base

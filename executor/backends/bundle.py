@@ -1,12 +1,11 @@
 """The OCI bundle of one container: its config.json and the bones of its root file system.
 
-The root file system is a folder of mount points. What is in it are read-only binds of the host's system folders and of
-the sandbox's environment; nothing of the host's /etc, /home, /root, /var or /run is there, but for the dynamic linker's
-cache. Format: OCI runtime specification 1.0.2, config.json.
+The root file system is a folder of mount points. What is in it are read-only binds of the host's system folders and
+of the sandbox's environment; nothing of the host's /home, /root, /var or /run is there, and of its /etc only the
+settings of the dynamic linker and of fonts. Format: OCI runtime specification 1.0.2, config.json.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sandbox_images.environment import Environment
 ENVIRONMENT_MOUNT = "/opt/sandbox"
 PYTHON = f"{ENVIRONMENT_MOUNT}/bin/python3"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_LINKER = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
+_SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/fonts")
 _CPU_PERIOD = 100_000  # microseconds, the kernel's default
 
 _ETC = {
@@ -60,10 +59,11 @@ def write_bundle(folder: Path, spec: ContainerSpec, environment: Environment) ->
 def _system_binds(root: Path) -> list[dict[str, Any]]:
     """Binds the host's system folders; those that are links (a merged /usr) become the same links."""
     binds = []
-    for path in _SYSTEM + _LINKER:
-        if os.path.islink(path):
-            (root / path[1:]).symlink_to(os.readlink(path))
-        elif os.path.exists(path):
+    for path in _SYSTEM + _SETTINGS:
+        source = Path(path)
+        if source.is_symlink():
+            (root / path[1:]).symlink_to(source.readlink())
+        elif source.exists():
             binds.append(_bind(path, path))
     return binds
 

@@ -30,6 +30,16 @@ _FRAME = struct.Struct(">BxxxI")  # the engine's multiplexed attach stream: kind
 _ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, OSError)
 
 
+def engine_client(timeout: int = _API_TIMEOUT) -> docker.DockerClient:
+    """A client of the engine that DOCKER_HOST names, or the local one. Raises SandboxUnavailable if none answers."""
+    try:
+        client = docker.from_env(timeout=timeout)
+        client.ping()
+        return client
+    except _ENGINE_ERRORS as error:
+        raise SandboxUnavailable(f"no Docker engine answers: {one_line(error)}") from None
+
+
 class DockerBackend:
     """Containers of one engine, from one image, under one of the engine's runtimes."""
 
@@ -37,11 +47,8 @@ class DockerBackend:
 
     def __init__(self, image: str, runtime: str | None = None) -> None:
         self._image = image
-        try:
-            self._client = docker.from_env(timeout=_API_TIMEOUT)
-            self._info: dict[str, Any] = self._client.info()
-        except _ENGINE_ERRORS as error:
-            raise SandboxUnavailable(f"no Docker engine answers: {one_line(error)}") from None
+        self._client = engine_client()
+        self._info: dict[str, Any] = self._client.info()
         self.runtime = runtime or str(self._info.get("DefaultRuntime", "runc"))
         known = sorted(self._info.get("Runtimes") or {})
         if known and self.runtime not in known:

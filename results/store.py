@@ -1,0 +1,218 @@
+"""The folders that runs leave behind, one for each sprint or single execution.
+
+A file appears whole or not at all (temporary file, then rename), except the logs and metrics, which grow while the
+run goes on and are readable at every moment. Nothing that is already there is ever overwritten by another run.
+"""
+
+import json
+import os
+import re
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from executor.experiment import MetricRecord, PlanRecord, RunRecord
+
+SUMMARY = "sprint_summary.json"
+EXECUTION = "execution.json"
+_ID = re.compile(r"(sprint|exec)_\d{8}_\d{6}(_\d+)?")
+_MAX_SUMMARY = 256 << 20
+_PROBE = 64 * 1024
+
+Kind = Literal["sprint", "exec"]
+
+
+class StoreError(OSError):
+    """The results folder cannot be used; the text is one line for people."""
+
+
+class Store:
+    """All runs below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def new(self, kind: Kind, now: datetime | None = None) -> "RunFolder":
+        """A new folder `<kind>_YYYYMMDD_HHMMSS`, with `_2`, `_3`… for further ones in the same second.
+
+        Raises StoreError when the results folder is no folder of ours to write into, or full.
+        """
+        self._check_root()
+        stamp = (now or datetime.now()).strftime("%Y%m%d_%H%M%S")
+        for number in range(1, 10_000):
+            path = self.root / f"{kind}_{stamp}{f'_{number}' if number > 1 else ''}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise StoreError(f"cannot write into the results folder {self.root}: {error.strerror}") from None
+            return self._probed(path)
+        raise StoreError(f"{self.root} holds too many runs of this second")
+
+    def runs(self, kind: Kind = "sprint") -> list[str]:
+        """Ids of the runs that are there, oldest first."""
+        try:
+            found = [path.name for path in self.root.iterdir() if _ID.fullmatch(path.name) and path.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot read the results folder {self.root}: {error.strerror}") from None
+        return sorted((name for name in found if name.startswith(kind)), key=_order)
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """The summary of a sprint as it was written; older ones may lack any part. Raises StoreError."""
+        if not _ID.fullmatch(run):
+            run = f"sprint_{run}"
+        path = self.root / run / SUMMARY
+        if not _ID.fullmatch(run) or not path.parent.is_dir():
+            raise StoreError(f"there is no sprint {run} in {self.root}")
+        try:
+            with path.open("rb") as file:
+                data = json.loads(file.read(_MAX_SUMMARY))
+        except FileNotFoundError:
+            raise StoreError(f"sprint {run} has no summary: it ended before one was written") from None
+        except (OSError, ValueError, RecursionError):
+            raise StoreError(f"the summary of sprint {run} cannot be read") from None
+        if not isinstance(data, dict):
+            raise StoreError(f"the summary of sprint {run} is no JSON object")
+        return data
+
+    def _check_root(self) -> None:
+        if self.root.is_symlink():
+            real = self.root.resolve()
+            raise StoreError(f"the results folder {self.root} is a symbolic link; name the real folder: {real}")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise StoreError(f"the results folder {self.root} is not a folder") from None
+        except OSError as error:
+            raise StoreError(f"cannot make the results folder {self.root}: {error.strerror}") from None
+
+    def _probed(self, path: Path) -> "RunFolder":
+        """Finds out now, not after the run, that nothing can be written."""
+        folder = RunFolder(path)
+        try:
+            probe = path / ".probe"
+            probe.write_bytes(b"\0" * _PROBE)
+            probe.unlink()
+            folder.open()
+        except OSError as error:
+            folder.close()
+            for left in path.iterdir():
+                left.unlink()
+            path.rmdir()
+            reason = error.strerror or str(error)
+            raise StoreError(f"cannot write into the results folder {self.root}: {reason}") from None
+        return folder
+
+
+class RunFolder:
+    """One run's folder, and the sink of its execution."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self._logs: dict[str, IO[bytes]] = {}
+        self._metrics: IO[bytes] | None = None
+
+    def open(self) -> None:
+        """Opens the logs and the metrics for what is to come."""
+        self._logs = {name: (self.path / f"{name}.log").open("wb", buffering=0) for name in ("stdout", "stderr")}
+        self._metrics = (self.path / "metrics.jsonl").open("wb", buffering=1 << 16)
+        (self.path / "artifacts").mkdir()
+
+    def close(self) -> None:
+        """Writes what is buffered. May be called twice."""
+        for file in (*self._logs.values(), self._metrics):
+            if file is not None:
+                file.close()
+        self._logs, self._metrics = {}, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- the sink ----
+
+    def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        """Appends to stdout.log or stderr.log, byte for byte."""
+        self._logs[stream].write(data)
+
+    def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
+        """Appends one line to metrics.jsonl."""
+        if self._metrics is None:
+            raise ValueError("the folder is closed")
+        self._metrics.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+        if not isinstance(record, MetricRecord):
+            self._metrics.flush()
+
+    def artifact(self, name: str) -> "ArtifactFile":
+        """A file below artifacts/. `name` has been made safe; this checks again that it stays inside."""
+        target = self.path / "artifacts" / name
+        inside = self.path / "artifacts"
+        if ".." in Path(name).parts or not target.is_relative_to(inside) or target == inside:
+            raise ValueError(f"not a name for an artifact: {name!r}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return ArtifactFile(target)
+
+    # ---- whole files ----
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file of this folder, whole."""
+        self.write_bytes(name, text.encode("utf-8", "replace"))
+
+    def write_json(self, name: str, data: object) -> None:
+        """Writes indented JSON, whole. NaN is a ValueError: JSON has none."""
+        self.write_text(name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Writes a file of this folder, whole and durable, mode 0644."""
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(self.path / name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class ArtifactFile:
+    """An artifact on its way: under a temporary name until it is whole."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        descriptor, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+        self._temporary = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes."""
+        self._file.write(data)
+
+    def commit(self) -> None:
+        """Makes it appear under its name, mode 0644."""
+        self._file.close()
+        self._temporary.chmod(0o644)
+        self._temporary.replace(self._target)
+
+    def abort(self) -> None:
+        """Forgets it."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _order(name: str) -> tuple[str, int]:
+    """By time, then by number, so that _10 comes after _9."""
+    _, date, time, *number = name.split("_")
+    return f"{date}_{time}", int(number[0]) if number else 1
