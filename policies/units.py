@@ -43,7 +43,7 @@ def format_bytes(size: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Text that `parse_seconds` reads back: 120.0 is "120s"."""
-    return f"{seconds:g}s"
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 # Read from text with a unit, held as a number, written as text with a unit.

@@ -4,6 +4,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sandbox_images.lock import lock_file
 from sandbox_images.wheels import Progress, content_digest, exclusive, run, scratch, wheelhouse
@@ -23,10 +24,7 @@ class Environment:
 
 def environment(cache: Path, progress: Progress) -> Environment:
     """Builds it if it is not there. Raises BuildError."""
-    lock = lock_file("cpu")
-    base = Path(sys.base_prefix).resolve()
-    key = hashlib.sha256(lock.read_bytes() + f"{sys.version}{base}".encode()).hexdigest()[:16]
-    target = cache / "environments" / f"cpu-{key}"
+    lock, base, target = lock_file("cpu"), _base(), _target(cache)
     with exclusive(target):
         if not target.is_dir():
             wheels = wheelhouse(lock, cache, progress)
@@ -35,6 +33,30 @@ def environment(cache: Path, progress: Progress) -> Environment:
                 _build(folder, wheels, lock)
                 folder.rename(target)
     return Environment(target, base, (target / "digest").read_text())
+
+
+def built_environments(cache: Path) -> list[dict[str, Any]]:
+    """Those in the cache: reference, id, bytes (not counted: None), and whether each is the current one."""
+    current = _target(cache)
+    return [
+        {
+            "reference": f"environment:{path.name}",
+            "id": (path / "digest").read_text(),
+            "bytes": None,
+            "current": path == current,
+        }
+        for path in sorted((cache / "environments").glob("cpu-*"))
+        if (path / "digest").exists()
+    ]
+
+
+def _base() -> Path:
+    return Path(sys.base_prefix).resolve()
+
+
+def _target(cache: Path) -> Path:
+    key = hashlib.sha256(lock_file("cpu").read_bytes() + f"{sys.version}{_base()}".encode()).hexdigest()
+    return cache / "environments" / f"cpu-{key[:16]}"
 
 
 def _build(folder: Path, wheels: Path, lock: Path) -> None:

@@ -79,6 +79,10 @@ class DockerBackend:
             gpus_why="passing GPUs to Docker containers is not supported yet",
         )
 
+    def engine(self) -> str:
+        """The engine's name and version, as it gives them."""
+        return f"{self._info.get('OperatingSystem', '?')}, {self._info.get('ServerVersion', '?')}"
+
     def has_image(self) -> bool:
         """Whether the engine holds the image already."""
         try:

@@ -1,0 +1,101 @@
+"""`labsandbox exec FILE`: one experiment, no agents."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from results.curves import draw_curves
+from results.metrics import read_records
+
+from executor.experiment import Execution, Experiment
+from executor.imports import MAX_SOURCE, check_source
+from orchestrator.cli import options
+from orchestrator.cli.show import show_execution
+from orchestrator.cli.status import exit_status
+from orchestrator.cli.terminal import LogPrinter, note, print_json
+from orchestrator.errors import UsageProblem
+from orchestrator.lab_setup import Lab, open_lab
+from results.store import EXECUTION, RunFolder, Store
+from sandbox_images.lock import locked_requirements
+
+
+def execute(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A Python file, or - for standard input.")],
+    requirements: Annotated[
+        Path | None, typer.Option("--requirements", help="Packages that it needs.", show_default=False)
+    ] = None,
+    policy: options.PolicyName = "default",
+    backend: options.Backend = "auto",
+    runtime: options.Runtime = None,
+    image: options.Image = None,
+    gpus: options.Gpus = None,
+    wall: options.Wall = None,
+    cpus: options.Cpus = None,
+    memory: options.Memory = None,
+    pids: options.Pids = None,
+    workspace: options.Workspace = None,
+    results: options.Results = Path("results"),
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Run one Python file in the sandbox."""
+    code = read_code(file)
+    report = check_source(code)
+    if report.error is not None:
+        where = f"{file}, line {report.line}" if report.line else file
+        raise UsageProblem(f"{where}: {report.error}")
+    experiment = Experiment(code=code, seed=seed, requirements=read_requirements(requirements))
+    chosen = options.lab_options(
+        policy, backend, runtime, image,
+        gpus=gpus, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
+    )  # fmt: skip
+    lab = open_lab(chosen, note)
+    note(lab.why)
+    with Store(results).new("exec") as folder:
+        folder.write_text("experiment.py", code)
+        locked = locked_requirements(report.imports)
+        folder.write_text("requirements.txt", "".join(f"{line}\n" for line in locked))
+        execution = _run(lab, experiment, folder, as_json)
+    if as_json:
+        print_json(execution.as_json())
+    else:
+        show_execution(execution, folder.path)
+    raise typer.Exit(exit_status(execution.outcome))
+
+
+def _run(lab: Lab, experiment: Experiment, folder: RunFolder, as_json: bool) -> Execution:
+    sink = LogPrinter(folder, sys.stderr if as_json else sys.stdout, sys.stderr)
+    execution = lab.executor.run(experiment, lab.policy, lab.request, sink)
+    folder.close()
+    folder.write_json(EXECUTION, execution.as_json())
+    draw_curves(read_records(folder.path / "metrics.jsonl"), folder.path / "curves.png")
+    return execution
+
+
+def read_code(name: str) -> str:
+    """The source from a file, or from standard input for "-". Raises UsageProblem."""
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(MAX_SOURCE + 1)
+        else:
+            with Path(name).open("rb") as file:
+                raw = file.read(MAX_SOURCE + 1)
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise UsageProblem(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageProblem(f"{name} is not UTF-8 text") from None
+
+
+def read_requirements(path: Path | None) -> tuple[str, ...]:
+    """One requirement a line; comments and blank lines are left out. Raises UsageProblem."""
+    if path is None:
+        return ()
+    lines = [line.split("#")[0].strip() for line in read_code(str(path)).splitlines()]
+    found = tuple(line for line in lines if line)
+    if len(found) > 50 or any(len(line) > 200 for line in found):
+        raise UsageProblem(f"{path}: at most 50 requirements of at most 200 characters each")
+    if options_line := next((line for line in found if line.startswith("-")), None):
+        raise UsageProblem(f"{path}: {options_line!r} is an option of pip, not a requirement")
+    return found

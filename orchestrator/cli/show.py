@@ -1,0 +1,57 @@
+"""How an execution looks to a person."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from executor.experiment import Execution
+from orchestrator.cli.terminal import console, note, one_line
+from policies.units import format_bytes
+
+_BYTES = {"memory", "workspace", "tmp", "shm", "output", "metrics", "artifacts"}
+
+
+def show_execution(execution: Execution, folder: Path | None) -> None:
+    """A few lines on standard error: the log is on standard output, and a pipe must see nothing else there."""
+    seconds = f"{execution.timings.run_s:.1f} s"
+    note(f"{execution.outcome.value}: {execution.message} ({seconds}, {execution.backend}/{execution.runtime})")
+    if (peak := execution.usage.peak_memory_bytes) is not None:
+        note(f"used {execution.usage.cpu_s or 0:.1f} s of CPU, at most {format_mib(peak)} of memory")
+    if execution.artifacts:
+        note(f"{len(execution.artifacts)} artifact(s), {format_mib(sum(a.bytes for a in execution.artifacts))}")
+    for line in execution.artifacts_skipped[:5]:
+        note(f"not brought back: {line}")
+    if folder is not None:
+        note(f"results in {folder}")
+
+
+def limits_table(execution_limits: dict[str, dict[str, object]]) -> Table:
+    """Name, effective, observed and keeper of every limit, from an execution's JSON."""
+    table = Table("limit", "effective", "observed", "held by", title="Limits", title_justify="left")
+    for name, limit in execution_limits.items():
+        table.add_row(
+            name,
+            quantity(name, limit.get("effective")),
+            quantity(name, limit.get("observed")),
+            one_line(str(limit.get("enforced_by", ""))),
+        )
+    return table
+
+
+def show_table(table: Table) -> None:
+    """To standard output."""
+    console.print(table)
+
+
+def quantity(name: str, value: object) -> str:
+    """A limit's value with its unit."""
+    if not isinstance(value, int | float):
+        return "–"
+    if name in _BYTES:
+        return format_bytes(int(value))
+    return f"{value:g} s" if name == "wall" else f"{value:g}"
+
+
+def format_mib(size: int) -> str:
+    """A size for reading: "12.3 MiB"."""
+    return f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,16 @@
+"""What an execution's outcome means to the shell."""
+
+from executor.experiment import Outcome
+
+INFRASTRUCTURE, USAGE, INTERRUPTED = 4, 2, 130
+_BY_OUTCOME = {
+    Outcome.COMPLETED: 0,
+    Outcome.DENIED: 3,
+    Outcome.INFRASTRUCTURE: INFRASTRUCTURE,
+    Outcome.CANCELLED: INTERRUPTED,
+}
+
+
+def exit_status(outcome: Outcome) -> int:
+    """0 completed, 3 denied, 4 infrastructure, 130 interrupted, and 1 for an experiment that did not complete."""
+    return _BY_OUTCOME.get(outcome, 1)

@@ -1,0 +1,126 @@
+"""Looks at this machine: what labsandbox can enforce here, and what to do about the rest."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from executor.backends.docker import DockerBackend
+from executor.backends.oci import OciBackend
+from executor.errors import SandboxUnavailable
+from executor.observe import controllers
+from policies.audit import AuditError, AuditLog
+from policies.decision import Capabilities
+from policies.merge import BOX_CEILING, box_ceilings
+from policies.model import PolicyError
+from policies.state import audit_path, cache_dir, state_dir
+from sandbox_images.environment import built_environments
+from sandbox_images.images import image_reference
+
+Status = Literal["ok", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+    """What to do about it; empty when there is nothing to do."""
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order in which they matter."""
+    return [*_system(), _oci(), *_docker(), *_own_files(), _gpu()]
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether experiments can run here: one backend works, and nothing that every run needs is broken."""
+    backends = [finding for finding in findings if finding.name.startswith("backend ")]
+    return any(finding.status == "ok" for finding in backends) and not any(
+        finding.status == "broken" for finding in findings
+    )
+
+
+def _system() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}, Linux {platform.release()}")
+    there = controllers()
+    wanted = {"memory", "cpu", "pids"}
+    version = "v1 or hybrid" if "memory" in _v1_controllers() else "v2"
+    if wanted <= there:
+        yield Finding("control groups", "ok", f"{version}: {', '.join(sorted(wanted))}")
+    else:
+        absent = ", ".join(sorted(wanted - there))
+        remedy = "boot with these controllers enabled (cgroup_enable=memory on some boards)"
+        yield Finding("control groups", "missing", f"{version}, without {absent}", remedy)
+
+
+def _v1_controllers() -> set[str]:
+    return {line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+
+
+def _oci() -> Finding:
+    try:
+        capabilities = OciBackend(state_dir(), cache_dir()).capabilities()
+    except SandboxUnavailable as error:
+        return Finding("backend oci", "missing", str(error), _oci_remedy())
+    built = any(found["current"] for found in built_environments(cache_dir()))
+    detail = "environment built" if built else "environment is built at the first run"
+    return _backend_finding(capabilities, f"runc, {detail}")
+
+
+def _oci_remedy() -> str:
+    if shutil.which("runc") is None:
+        return "apt-get install runc"
+    return "run as root" if os.geteuid() != 0 else ""
+
+
+def _docker() -> Iterator[Finding]:
+    try:
+        backend = DockerBackend(image_reference())
+    except SandboxUnavailable as error:
+        yield Finding("backend docker", "missing", str(error), "apt-get install docker.io, and start the engine")
+        return
+    try:
+        yield _backend_finding(backend.capabilities(), f"engine {backend.engine()}, default runtime {backend.runtime}")
+        if backend.has_image():
+            yield Finding("image cpu", "ok", image_reference())
+        else:
+            remedy = "labsandbox images build cpu (--base bootstrap where no registry answers)"
+            yield Finding("image cpu", "missing", f"the engine has no {image_reference()}", remedy)
+    except SandboxUnavailable as error:
+        yield Finding("backend docker", "missing", str(error))
+
+
+def _backend_finding(capabilities: Capabilities, detail: str) -> Finding:
+    name = f"backend {capabilities.backend}"
+    if not capabilities.missing:
+        return Finding(name, "ok", f"enforces every limit ({detail})")
+    cannot = "; ".join(f"{limit}: {why}" for limit, why in sorted(capabilities.missing.items()))
+    return Finding(name, "missing", f"cannot enforce {cannot} ({detail})", "runs that need these are refused")
+
+
+def _own_files() -> Iterator[Finding]:
+    try:
+        count = sum(1 for _ in AuditLog(audit_path()).records())
+        yield Finding("audit log", "ok", f"{count} records in {audit_path()}")
+    except AuditError as error:
+        yield Finding("audit log", "broken", str(error), "move it aside, keep it, and ask who wrote to it")
+    try:
+        number = len(box_ceilings())
+        detail = f"{number} in force" if number else f"none ({BOX_CEILING} sets one)"
+        yield Finding("box ceiling", "ok", detail)
+    except PolicyError as error:
+        yield Finding("box ceiling", "broken", str(error), "mend the file: no run starts until then")
+
+
+def _gpu() -> Finding:
+    devices = sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*"))
+    if not devices:
+        return Finding("NVIDIA GPUs", "missing", "no device, or no driver; --gpus cannot be used")
+    return Finding("NVIDIA GPUs", "missing", f"{len(devices)} present, but no backend passes them through yet")

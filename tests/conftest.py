@@ -1,0 +1,129 @@
+"""What the tests stand on: a real engine, a real runtime, the real environment. Nothing here is mocked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from executor.backends.base import Backend
+from executor.backends.docker import DockerBackend, engine_client
+from executor.backends.oci import OciBackend
+from executor.executor import Executor
+from executor.experiment import Execution, Experiment
+from policies.audit import AuditLog
+from policies.decision import Request
+from policies.model import PartialLimits, Policy, load_policy
+from policies.state import cache_dir
+from sandbox_images.environment import environment
+from sandbox_images.images import build_image, image_reference
+
+BACKENDS = ("oci", "docker")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Only what needs an NVIDIA device may skip, and only where there is none."""
+    if any(Path("/proc/driver/nvidia/gpus").glob("*")):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = len(terminalreporter.stats.get("skipped", []))
+    terminalreporter.write_line(f"tests skipped for want of an NVIDIA device: {skipped}")
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has its own audit log, bundles and agents; the cache of wheels and environments is shared."""
+    state = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("LABSANDBOX_STATE_DIR", str(state))
+    for name in ("LABSANDBOX_CEILING", "LUMENBRIDGE_BASE_URL", "AI_RESEARCH_USER_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return state
+
+
+@pytest.fixture(scope="session")
+def sandbox_python() -> str:
+    """The interpreter of the sandbox's environment, with torch, for tests of code that runs inside."""
+    return str(environment(cache_dir(), print).path / "bin/python3")
+
+
+@pytest.fixture(scope="session")
+def cpu_image() -> str:
+    """The CPU image in a real engine, built if it is not there."""
+    client = engine_client(timeout=900)
+    reference = image_reference()
+    if reference not in {tag for image in client.images.list() for tag in image.tags}:
+        build_image(client, "cpu", "bootstrap", cache_dir(), print)
+    return reference
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, own_state: Path) -> Backend:
+    """Each backend in turn."""
+    if request.param == "oci":
+        return OciBackend(own_state, cache_dir())
+    return DockerBackend(request.getfixturevalue("cpu_image"))
+
+
+@dataclass
+class Recorded:
+    """A sink that keeps everything in memory."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    records: list[object] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def log(self, stream: str, data: bytes) -> None:
+        setattr(self, stream, getattr(self, stream) + data)
+
+    def record(self, record: object) -> None:
+        self.records.append(record)
+
+    def artifact(self, name: str) -> "RecordedFile":
+        return RecordedFile(self, name)
+
+
+@dataclass
+class RecordedFile:
+    sink: Recorded
+    name: str
+    data: bytes = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def commit(self) -> None:
+        self.sink.files[self.name] = self.data
+
+    def abort(self) -> None:
+        self.data = b""
+
+
+@dataclass
+class Bench:
+    """Runs code in a container of one backend and keeps what came of it."""
+
+    backend: Backend
+    executor: Executor
+    audit: AuditLog
+    policy: Policy
+    sink: Recorded = field(default_factory=Recorded)
+
+    def run(self, code: str, **limits: object) -> Execution:
+        self.sink = Recorded()
+        request = Request(limits=PartialLimits.model_validate(limits))
+        return self.executor.run(Experiment(code=code), self.policy, request, self.sink)
+
+
+@pytest.fixture
+def bench(backend: Backend, own_state: Path) -> Iterator[Bench]:
+    """A bench on each backend; afterwards nothing of it may be left."""
+    audit = AuditLog(own_state / "audit.jsonl")
+    yield Bench(backend, Executor(backend, audit), audit, load_policy("default"))
+    bundles = own_state / "oci" / "bundles"
+    assert not (bundles.exists() and list(bundles.iterdir())), "a bundle was left behind"

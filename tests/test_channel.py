@@ -1,0 +1,94 @@
+"""Promises of the channel: any cut of the stream gives the same frames, and nothing hostile gets further."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor.artifacts import safe_name
+from executor.channel import MAX_FRAME, FrameReader, frame
+from executor.conversation import Excerpt, parse_record
+from executor.errors import ChannelError
+from executor.experiment import MetricRecord
+
+KINDS = st.sampled_from([bytes([kind]) for kind in b"HSOEMNFDZAX"])
+
+
+@given(st.lists(st.tuples(KINDS, st.binary(max_size=300))), st.lists(st.integers(1, 50)))
+def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(
+    frames: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
+    stream = b"".join(frame(kind, payload) for kind, payload in frames)
+    reader, found = FrameReader(), []
+    for cut in [*cuts, len(stream)]:
+        found += list(reader.feed(stream[:cut]))
+        stream = stream[cut:]
+    assert found == frames
+    assert not reader.torn
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_give_frames_or_a_channel_error_and_nothing_else(data: bytes) -> None:
+    try:
+        for kind, payload in FrameReader().feed(data):
+            assert len(payload) <= MAX_FRAME
+            assert kind in b"HSOEMNFDZAX"
+    except ChannelError:
+        pass
+
+
+def test_a_frame_that_claims_to_be_huge_is_refused_before_it_is_read() -> None:
+    with pytest.raises(ChannelError):
+        list(FrameReader().feed(struct.pack(">cI", b"O", MAX_FRAME + 1)))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip  # noqa: E501
+def test_any_json_on_the_metric_channel_is_a_record_or_rejected(value: object) -> None:
+    payload = struct.pack(">d", 1.5) + json.dumps(value).encode()
+    assert parse_record(payload) is None or isinstance(parse_record(payload), MetricRecord)
+
+
+@given(st.binary(max_size=500))
+def test_any_bytes_on_the_metric_channel_are_a_record_or_rejected(payload: bytes) -> None:
+    parse_record(payload)
+
+
+def test_nan_and_infinity_survive_the_channel() -> None:
+    line = b'{"type": "metric", "step": 1, "values": {"a": "NaN", "b": "-Infinity", "c": 2}}'
+    record = parse_record(struct.pack(">d", 0.5) + line)
+    assert isinstance(record, MetricRecord)
+    assert record.t == 0.5
+    assert str(record.values) == "{'a': nan, 'b': -inf, 'c': 2.0}"
+    assert json.loads(record.model_dump_json())["values"] == {"a": "NaN", "b": "-Infinity", "c": 2.0}
+
+
+@given(st.text(max_size=300))
+def test_an_artifacts_name_never_leaves_its_folder_and_never_reaches_a_terminal_raw(name: str) -> None:
+    safe = safe_name(name)
+    if safe is None:
+        return
+    assert not safe.startswith("/")
+    assert all(part not in {"", ".", ".."} and len(part.encode()) <= 120 for part in safe.split("/"))
+    assert safe.isprintable()
+    assert safe_name(safe.replace("%", "")) is not None or "%" in safe
+
+
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../up", "a/../../b", "a//b", ".", "a/./b", "x/" * 20 + "y"])
+def test_names_that_point_elsewhere_are_refused(name: str) -> None:
+    assert safe_name(name) is None
+
+
+@given(st.lists(st.binary(max_size=70_000), max_size=12))
+def test_an_excerpt_keeps_head_and_tail_and_counts_the_middle(parts: list[bytes]) -> None:
+    excerpt = Excerpt()
+    for part in parts:
+        excerpt.add(part)
+    whole = b"".join(parts)
+    text = excerpt.text()
+    assert excerpt.total == len(whole)
+    if len(whole) <= 128 * 1024:
+        assert text == whole.decode("utf-8", "replace")
+    else:
+        assert len(text) <= 2 * 128 * 1024 + 100

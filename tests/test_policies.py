@@ -1,0 +1,179 @@
+"""Promises of the policies: complete, strict about units and keys, and never loosened by anyone."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.decision import Capabilities, Decision, Request, decide
+from policies.merge import box_ceilings, stricter
+from policies.model import Ceiling, Limits, PartialLimits, PolicyError, built_in_policies, load_policy
+from policies.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+
+EVERYTHING = Capabilities(
+    backend="test", runtime="test", enforces=frozenset({*Limits.model_fields, "network"} - {"gpus"})
+)
+
+
+def test_the_default_policy_is_what_the_documentation_says() -> None:
+    limits = load_policy("default").limits
+    assert (limits.wall, limits.cpus, limits.pids) == (120.0, 2.0, 256)
+    assert (limits.memory, limits.workspace) == (4 << 30, 1 << 30)
+    assert (limits.output, limits.artifacts) == (10 << 20, 100 << 20)
+    assert load_policy("default").network == "none"
+    assert load_policy("default").gpus_unasked == 0
+    assert load_policy("gpu").gpus_unasked == 1
+
+
+def test_every_built_in_policy_loads_and_strict_is_stricter_than_default() -> None:
+    assert {"default", "gpu", "strict"} <= set(built_in_policies())
+    strict, default = load_policy("strict").limits, load_policy("default").limits
+    assert all(getattr(strict, name) <= getattr(default, name) for name in Limits.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"wall": 120}, "limits.wall: a duration needs a unit"),
+        ({"memory": "4 parsecs"}, "limits.memory: not a size"),
+        ({"memory": 4096}, "limits.memory: a size needs a unit"),
+        ({"pids": "many"}, "limits.pids"),
+        ({"memroy": "4GiB"}, "limits.memroy: Extra inputs"),
+        ({"cpus": 0}, "limits.cpus"),
+        ({"cpus": float("nan")}, "limits.cpus"),
+        ({"wall": "-3s"}, "limits.wall"),
+    ],
+)
+def test_a_policy_file_with_a_wrong_unit_or_key_is_refused_in_one_line(
+    tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    policy = load_policy("default").model_dump(mode="json")
+    policy["limits"] |= change
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(policy))
+    with pytest.raises(PolicyError) as refused:
+        load_policy(str(path))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "&a [*a]", "name: x", "!!python/object:os.system {}"])
+def test_a_file_that_is_no_policy_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(PolicyError) as refused:
+        load_policy(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_policy_is_answered_with_the_known_names() -> None:
+    with pytest.raises(PolicyError, match="default, gpu, strict"):
+        load_policy("laxest")
+
+
+@given(st.integers(min_value=1, max_value=1 << 50))
+def test_sizes_survive_being_written_and_read(size: int) -> None:
+    assert parse_bytes(format_bytes(size)) == size
+
+
+@given(st.integers(min_value=1, max_value=10**6))
+def test_durations_survive_being_written_and_read(milliseconds: int) -> None:
+    assert parse_seconds(f"{milliseconds}ms") == pytest.approx(milliseconds / 1000)
+    assert parse_seconds(format_seconds(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+PARTIAL = st.fixed_dictionaries(
+    {},
+    optional={
+        "wall": st.integers(1, 500).map(lambda n: f"{n}s"),
+        "cpus": st.floats(0.1, 16),
+        "memory": st.integers(1, 16384).map(lambda n: f"{n}MiB"),
+        "pids": st.integers(1, 4096),
+        "workspace": st.integers(1, 4096).map(lambda n: f"{n}MiB"),
+        "gpus": st.integers(0, 8),
+    },
+).map(PartialLimits.model_validate)
+
+
+def _decide(asked: PartialLimits, *ceilings: PartialLimits, policy: str = "default") -> Decision:
+    request = Request(limits=asked)
+    return decide(request, load_policy(policy), EVERYTHING, [Ceiling(limits=limits) for limits in ceilings])
+
+
+@given(PARTIAL, st.lists(PARTIAL, max_size=3), st.sampled_from(built_in_policies()))
+def test_nothing_ever_loosens_policy_ceiling_or_request(
+    asked: PartialLimits, ceilings: list[PartialLimits], policy: str
+) -> None:
+    decision = _decide(asked, *ceilings, policy=policy)
+    bounds = [load_policy(policy).limits, *ceilings]
+    for name in Limits.model_fields:
+        effective = getattr(decision.limits, name)
+        for bound in bounds:
+            value = getattr(bound, name)
+            assert value is None or effective <= value
+        if decision.allow and name in asked.given():
+            assert effective == asked.given()[name]
+
+
+@given(PARTIAL, PARTIAL)
+def test_merging_twice_is_merging_once_in_either_order(first: PartialLimits, second: PartialLimits) -> None:
+    limits = load_policy("default").limits
+    one = stricter(stricter(limits, first), second)
+    assert one == stricter(stricter(limits, second), first) == stricter(one, first)
+
+
+def test_a_request_that_is_looser_than_the_policy_is_denied_by_its_rule_not_clamped() -> None:
+    decision = _decide(PartialLimits(wall="300s"))
+    assert not decision.allow
+    assert [rule.id for rule in decision.rules if rule.effect == "deny"] == ["request.wall"]
+    assert "300s" in decision.reason and "120s" in decision.reason
+
+
+def test_a_ceiling_lowers_a_looser_policy_and_says_so() -> None:
+    decision = _decide(PartialLimits(), PartialLimits(memory="1GiB"))
+    assert decision.allow
+    assert decision.limits.memory == 1 << 30
+    assert [rule.id for rule in decision.rules] == ["ceiling.memory"]
+
+
+def test_a_request_above_the_ceiling_is_denied_even_where_the_policy_would_allow_it() -> None:
+    assert not _decide(PartialLimits(memory="2GiB"), PartialLimits(memory="1GiB")).allow
+
+
+def test_a_limit_that_the_backend_cannot_enforce_denies_the_run() -> None:
+    weak = EVERYTHING.model_copy(
+        update={"enforces": EVERYTHING.enforces - {"pids"}, "missing": {"pids": "no pids controller"}}
+    )
+    decision = decide(Request(), load_policy("default"), weak)
+    assert not decision.allow
+    assert "no pids controller" in decision.reason
+
+
+def test_no_gpu_unless_asked_and_strict_never_gives_one() -> None:
+    assert _decide(PartialLimits()).limits.gpus == 0
+    assert _decide(PartialLimits(gpus=1)).limits.gpus == 1
+    assert _decide(PartialLimits(), policy="gpu").limits.gpus == 1
+    assert _decide(PartialLimits(gpus=0), policy="gpu").limits.gpus == 0
+    assert not _decide(PartialLimits(gpus=1), policy="strict").allow
+
+
+def test_the_environment_can_add_a_ceiling_but_not_take_one_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, mine = tmp_path / "box.yaml", tmp_path / "mine.yaml"
+    box.write_text("limits: {memory: 1GiB}")
+    mine.write_text("limits: {memory: 8GiB, pids: 10}")
+    monkeypatch.setattr("policies.merge.BOX_CEILING", box)
+    monkeypatch.setenv("LABSANDBOX_CEILING", str(mine))
+    limits = load_policy("default").limits
+    for ceiling in box_ceilings():
+        limits = stricter(limits, ceiling.limits)
+    assert (limits.memory, limits.pids) == (1 << 30, 10)
+
+
+def test_the_policys_digest_changes_with_its_content_only() -> None:
+    policy = load_policy("default")
+    other = policy.model_copy(update={"limits": policy.limits.model_copy(update={"pids": 255})})
+    assert policy.sha256 == load_policy("default").sha256 != other.sha256
