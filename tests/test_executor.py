@@ -200,8 +200,8 @@ def test_nothing_of_the_host_is_there(bench: Bench, monkeypatch: pytest.MonkeyPa
     (tmp_path / "secret").write_text("hunter2")
     execution = bench.run(
         "import os\n"
-        f"for path in ({str(tmp_path)!r}, {str(Path.cwd())!r}, '/etc/shadow', '/var/lib/labsandbox', '/run/docker.sock',"
-        " '/var/run/docker.sock', '/home', '/root/.ssh'):\n"
+        f"for path in ({str(tmp_path)!r}, {str(Path.cwd())!r}, '/etc/shadow', '/var/lib/labsandbox',"
+        " '/run/docker.sock', '/var/run/docker.sock', '/home', '/root/.ssh'):\n"
         "    try: print(path, os.listdir(path) if os.path.isdir(path) else open(path).read())\n"
         "    except OSError: pass\n"
         "print(sorted(os.environ))\n",
