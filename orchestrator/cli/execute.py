@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from results.curves import draw_curves
-from results.metrics import read_records
 
 from executor.experiment import Execution, Experiment
 from executor.imports import MAX_SOURCE, check_source
@@ -16,6 +14,8 @@ from orchestrator.cli.status import exit_status
 from orchestrator.cli.terminal import LogPrinter, note, print_json
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import Lab, open_lab
+from results.curves import draw_curves
+from results.metrics import read_records
 from results.store import EXECUTION, RunFolder, Store
 from sandbox_images.lock import locked_requirements
 

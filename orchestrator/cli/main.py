@@ -9,9 +9,9 @@ from typing import Annotated
 
 import click
 import typer
-from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 
 from executor.errors import ExecutorError
+from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints
 from orchestrator.cli.status import INFRASTRUCTURE, INTERRUPTED, USAGE
 from orchestrator.cli.terminal import console, note

@@ -56,7 +56,9 @@ def _row(store: Store, run: str) -> dict[str, Any]:
     except StoreError as error:
         return {"id": run, "goal": None, "outcome": None, "verdict": str(error)}
     execution = _part(summary, "implementation", "execution")
-    outcome = execution.get("outcome") or {True: "completed", False: "failed"}.get(execution.get("success"))
+    outcome = execution.get("outcome")
+    if outcome is None and "success" in execution:
+        outcome = "completed" if execution["success"] else "failed"
     return {"id": run, "goal": summary.get("goal"), "outcome": outcome, "verdict": _verdict(summary)}
 
 

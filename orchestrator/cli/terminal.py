@@ -61,9 +61,13 @@ class LogPrinter:
     def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """Shows and passes on."""
         self._then.log(stream, data)
-        file = self._files[stream]
-        file.write(harmless(self._decoders[stream].decode(data)))
-        file.flush()
+        if (file := self._files.get(stream)) is None:
+            return
+        try:
+            file.write(harmless(self._decoders[stream].decode(data)))
+            file.flush()
+        except BrokenPipeError:
+            del self._files[stream]  # whoever watched has left; the run goes on
 
     def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
         """Passes on."""

@@ -1,0 +1,149 @@
+"""The service's answers: forgiving where its documentation is silent, strict where it would hurt.
+
+Every `parse` function takes any JSON value and gives a model or raises AgentsUnavailable.
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
+
+MAX_TEXT = 200_000
+MAX_CODE = 1 << 20
+
+
+def clean_line(text: object, limit: int = 300) -> str:
+    """Somebody else's text as one printable line of bounded length."""
+    words = "".join(character if character.isprintable() else " " for character in str(text)[: 20 * limit]).split()
+    line = " ".join(words)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _as_text(value: object) -> object:
+    """Models answer with a string, or with an object that has one in a field of some name."""
+    if isinstance(value, dict):
+        for key in ("response", "text", "content", "message", "answer", "output"):
+            if isinstance(value.get(key), str):
+                return value[key]
+        return "\n".join(f"{key}: {item}" for key, item in value.items() if not str(key).startswith("_"))
+    if isinstance(value, list):
+        return "\n".join(str(item) for item in value)
+    return value
+
+
+def _as_list(value: object) -> object:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [line.strip() for line in value.splitlines() if line.strip()]
+    if isinstance(value, list):
+        return [item if isinstance(item, str) else str(item) for item in value]
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=MAX_TEXT)]
+OptionalText = Annotated[str, BeforeValidator(lambda value: "" if value is None else _as_text(value))]
+Strings = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=200)]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Reply(Answer):
+    """What an invoked agent said."""
+
+    response: Annotated[Text, Field(min_length=1)]
+
+
+class Code(Answer):
+    """A code agent's answer; everything but the code may be missing."""
+
+    code: Annotated[str, Field(min_length=1, max_length=MAX_CODE)]
+    language: OptionalText = "python"
+    explanation: OptionalText = ""
+    best_practices: Annotated[Strings, Field(alias="bestPractices")] = []
+    dependencies: Strings = []
+    usage: OptionalText = ""
+    tests: OptionalText = ""
+
+
+class Agent(Answer):
+    """A registered agent; a list of agents leaves the prompt out."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    description: OptionalText = ""
+    prompt: str | None = None
+
+
+class AgentList(Answer):
+    """The agents of a user."""
+
+    agents: list[Agent]
+
+
+class OneAgent(Answer):
+    """One agent."""
+
+    agent: Agent
+
+
+class Routing(Answer):
+    """Which agent the router chose, and why."""
+
+    selected_agent: Annotated[str, Field(alias="selectedAgent", max_length=100)]
+    reasoning: OptionalText = ""
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Routed(Answer):
+    """The router's answer with the chosen agent's."""
+
+    routing: Routing
+    result: Any = None
+
+
+_Model = TypeVar("_Model", bound=Answer)
+
+
+def parse(payload: object, model: type[_Model], what: str) -> _Model:
+    """Reads the envelope: `result`, or `result.data`, or the fields at the top. Raises AgentError."""
+    if not isinstance(payload, dict):
+        raise AgentsUnavailable(f"{what}: the answer is no JSON object")
+    if payload.get("success") is False or ("error" in payload and "result" not in payload):
+        said = clean_line(payload.get("error") or payload.get("message") or "no reason given")
+        raise AgentRefused(f"{what}: {said}", said)
+    problem = ""
+    for candidate in _candidates(payload):
+        try:
+            return model.model_validate(candidate)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            problem = problem or clean_line(f"{where}: {first['msg']}")
+        except RecursionError:
+            problem = "nested too deeply"
+    raise AgentsUnavailable(f"{what}: the answer cannot be used ({problem})")
+
+
+def _candidates(payload: dict[str, Any]) -> list[object]:
+    result = payload.get("result")
+    found: list[object] = []
+    if isinstance(result, dict):
+        data = result.get("data")
+        found += [data] if isinstance(data, dict) else []
+        found.append(result)
+    elif isinstance(result, str):
+        found.append({"response": result, "code": result})
+    return [*found, payload]
+
+
+_FENCE = re.compile(r"```[ \t]*(?:python|py|Python)?[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL)
+
+
+def strip_fences(code: str) -> str:
+    """The code without Markdown: the longest fenced block where there is one, else the text as it is."""
+    blocks = _FENCE.findall(code)
+    return (max(blocks, key=len) if blocks else code).strip("\r\n") + "\n"

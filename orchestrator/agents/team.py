@@ -1,0 +1,100 @@
+"""Who is on the team, what each is told, and how the team is registered."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.agents.client import LumenbridgeClient
+from orchestrator.agents.errors import AgentRefused
+from policies.model import Policy
+from policies.units import format_bytes, format_seconds
+from sandbox_images.lock import locked
+
+RESEARCHER, ARCHITECT, CODER, VALIDATOR = "ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent"
+
+_SANDBOX = """\
+Experiments are one Python file, run in a container without a network under a wall-clock limit. PyTorch, NumPy,
+scikit-learn and matplotlib are installed; nothing can be downloaded, so data sets and weights from the internet are not
+available. The library `lab` is: lab.text() gives English prose, lab.digits() gives 1797 handwritten digits as
+(images, labels), lab.log(step=..., loss=...) records metrics, lab.time_left() gives seconds, and
+lab.compare(train, arms, seeds, tune=None, primary="val_loss", lower_is_better=True) calls train(arm, seed, **tuned)
+for every arm under every seed, seeded alike, and records each run; train returns a dict with the primary metric.
+The verdict is computed from what lab.compare recorded. Files left in /workspace/out come back."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One member of the team."""
+
+    name: str
+    description: str
+    prompt: str
+
+
+TEAM = (
+    Role(
+        RESEARCHER,
+        "States the hypothesis and what is already known",
+        "You are the researcher of a small machine-learning lab. For a goal, say in under 200 words: the hypothesis, what "
+        "the literature leads you to expect and how sure that is, the one factor to vary, and the metric that decides. "
+        "Do not write code. Do not claim results.\n\n" + _SANDBOX,
+    ),
+    Role(
+        ARCHITECT,
+        "Designs the experiment and writes the plan",
+        "You are the architect of a small machine-learning lab. For a goal, design one controlled comparison that fits the "
+        "time limit on the given hardware: data, model, arms with the baseline first, what is shared, what is tuned for each "
+        "arm and over which values, seeds, primary metric. Prefer small models and at least eight seeds to one large run. "
+        "Asked for a plan, weigh the others' contributions and answer with numbered steps.\n\n" + _SANDBOX,
+    ),
+    Role(
+        CODER,
+        "Says how the experiment is best written",
+        "You are the programmer of a small machine-learning lab. Say briefly how the experiment is to be written: structure, "
+        "how its length is fitted to lab.time_left(), pitfalls. Asked for code, answer with one complete Python file that "
+        "uses lab.compare, sets torch.set_num_threads(lab.cpus()), and downloads nothing.\n\n" + _SANDBOX,
+    ),
+    Role(
+        VALIDATOR,
+        "Judges what may be concluded",
+        "You are the validator of a small machine-learning lab. Before a run, name the threats to a fair comparison and how "
+        "to meet them. After a run you are given the verdict and the numbers that the platform computed: explain them in "
+        "plain words, say what they do not show, and suggest the next experiment. Never contradict the verdict and never "
+        "state a number that you were not given.\n\n" + _SANDBOX,
+    ),
+)
+
+Done = Literal["registered", "updated", "unchanged"]
+
+
+def setup_team(client: LumenbridgeClient, roles: Iterable[Role] = TEAM) -> dict[str, Done]:
+    """Makes sure that every role is registered with its current prompt; what was done for each.
+
+    May be called any number of times. Raises AgentError.
+    """
+    present = {agent.name for agent in client.my_agents()}
+    return {role.name: _set_up(client, role, role.name in present) for role in roles}
+
+
+def _set_up(client: LumenbridgeClient, role: Role, present: bool) -> Done:
+    if not present:
+        client.register(role.name, role.prompt, role.description)
+        return "registered"
+    try:
+        there = client.my_agent(role.name)
+    except AgentRefused:
+        there = None  # listed, but not shown: updating it is the way to be sure
+    if there is not None and there.prompt == role.prompt and there.description == role.description:
+        return "unchanged"
+    client.update(role.name, role.prompt, role.description)
+    return "updated"
+
+
+def sandbox_facts(policy: Policy) -> str:
+    """What the code will find, for a prompt: limits and packages."""
+    limits = policy.limits
+    packages = ", ".join(f"{name} {locked()[name]}" for name in ("torch", "numpy", "scikit-learn", "matplotlib"))
+    return (
+        f"Limits: {format_seconds(limits.wall)} of wall clock, {limits.cpus:g} CPU cores, {format_bytes(limits.memory)} of "
+        f"memory, {policy.gpus_unasked} GPUs, no network. Packages: {packages}.\n{_SANDBOX}"
+    )

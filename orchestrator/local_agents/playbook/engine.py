@@ -1,0 +1,108 @@
+"""The playbook as an engine of the local server: every answer is derived from the goal that stands in the prompt."""
+
+import json
+import re
+
+from orchestrator.local_agents.engine import CodeAnswer
+from orchestrator.local_agents.playbook.goals import read_goal
+from orchestrator.local_agents.playbook.study import Study
+from orchestrator.local_agents.playbook.writing import write_experiment
+
+_GOAL = re.compile(r"^Goal:[ \t]*(.+)$", re.MULTILINE)
+
+
+class PlaybookEngine:
+    """Answers for the four roles and writes the code. Raises UnknownGoal where it cannot read the goal."""
+
+    name = "playbook"
+
+    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str) -> str:
+        """A role's view of the study, the plan, or a comment on the verdict, by the prompt's `Task:` line."""
+        if re.search(r"^Task:[ \t]*validate$", user_prompt, re.MULTILINE):
+            return _comment(user_prompt)
+        study = read_goal(_goal_of(user_prompt))
+        if re.search(r"^Task:[ \t]*plan$", user_prompt, re.MULTILINE):
+            return _plan(study)
+        return _views(study).get(agent_name, _plan(study))
+
+    def code(self, prompt: str) -> CodeAnswer:
+        """The study's experiment."""
+        study = read_goal(_goal_of(prompt))
+        return CodeAnswer(
+            code=write_experiment(study),
+            explanation=f"Compares {study.arm_names} ({study.factor}) by {study.primary}, paired over {study.seeds} seeds. "
+            f"{study.threat}",
+            bestPractices=[
+                "one factor varies, everything else is shared",
+                "the same seed gives every arm the same initial weights and data order",
+                "tuning uses other seeds than the comparison",
+                "the length is measured and fitted to the time limit",
+            ],
+            usage="Run it in the sandbox; lab.compare records every training, results.json keeps the outcome.",
+        )
+
+    def route(self, prompt: str) -> tuple[str, str, float]:
+        """The playbook has one system agent."""
+        study = read_goal(_goal_of(prompt))
+        return "code", f"an experiment on {study.factor} is written as code", 1.0
+
+
+def _goal_of(prompt: str) -> str:
+    found = _GOAL.search(prompt)
+    return found[1] if found else prompt
+
+
+def _views(study: Study) -> dict[str, str]:
+    tuned = ", ".join(study.tune) or "nothing"
+    data = "characters of English prose" if study.harness == "transformer" else "handwritten digits (8x8)"
+    model = "a two-layer causal transformer" if study.harness == "transformer" else "a small perceptron"
+    return {
+        "ResearcherAgent": f"The factor is {study.factor}, with the arms {study.arm_names}; {study.arms[0].name} is the "
+        f"baseline. {study.expectation} What decides is {study.primary} at the end of training.",
+        "ArchitectAgent": f"Train {model} on {data}. Vary only {study.factor}; share everything else. Tune {tuned} for each "
+        f"arm on a seed of its own, then run {study.seeds} seeds, all arms under each.",
+        "CoderAgent": "Measure the time of a step first and fit the number of steps to lab.time_left(), so that every arm "
+        "gets the same training and the study ends in time. Draw the data order from its own generator: it must not "
+        "depend on how many weights were initialised before.",
+        "ValidatorAgent": f"{study.threat} With fewer than six complete pairs the exact test cannot reach 0.05, and the "
+        "verdict must say so. A best value at the edge of its grid leaves the order open.",
+    }
+
+
+def _plan(study: Study) -> str:
+    steps = [
+        f"Question: does {study.factor} change {study.primary}? Arms: {study.arm_names}; baseline: {study.arms[0].name}.",
+        "Measure the time of a training step on every arm, and fit the length of all trainings to the time left.",
+    ]
+    for parameter, values in study.tune.items():
+        shown = values if isinstance(values, list) else next(iter(values.values()))
+        steps.append(f"Tune {parameter} for each arm over {len(shown)} values on a seed that is not used again.")
+    steps += [
+        f"Run every arm under {study.seeds} seeds, paired: same initial weights, same data order.",
+        "Decide by the paired difference: 95 % t interval and exact sign-flip test, Holm-corrected over arms; "
+        "runs that fail or diverge stay in the count.",
+        study.threat,
+    ]
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
+
+
+def _comment(prompt: str) -> str:
+    """Words for the computed verdict; the numbers stay the platform's."""
+    verdict = re.search(r"^Verdict:[ \t]*(.+)$", prompt, re.MULTILINE)
+    numbers = re.search(r"^Numbers:[ \t]*(\{.*\})$", prompt, re.MULTILINE)
+    analysis = json.loads(numbers[1]) if numbers else {}
+    found = [verdict[1] if verdict else "No verdict was computed."]
+    for warning in analysis.get("warnings", []):
+        found.append(f"Note: {warning}.")
+    found.append(_ADVICE.get(analysis.get("verdict", {}).get("word", ""), ""))
+    return "\n".join(line for line in found if line)
+
+
+_ADVICE = {
+    "better": "This holds for this model, this data and this length of training; the next step is to see whether it "
+    "holds at another scale.",
+    "no detectable difference": "An effect smaller than the interval cannot be excluded; more seeds or longer "
+    "training would narrow it.",
+    "inconclusive": "Nothing should be concluded from this run alone: give it more time, or fewer arms.",
+    "not a comparison": "To compare, run the arms under several seeds with lab.compare.",
+}

@@ -1,0 +1,308 @@
+"""Reading a goal: which factor is meant, and which arms. What cannot be read is refused, never guessed."""
+
+import re
+from collections.abc import Callable
+
+from orchestrator.local_agents.playbook.study import Arm, Study, UnknownGoal
+
+KNOWN = (
+    "optimizers (AdamW, Adam, Lion, SGD, RMSprop), learning-rate warm-up, gradient clipping, batch size, weight decay, "
+    "hidden dimension, gradient checkpointing, numeric precision (fp32, bf16, fp16)"
+)
+HOW_TO_CONNECT = "set LUMENBRIDGE_BASE_URL to let a model answer any goal"
+
+MAX_ARMS = 6
+_LEARNING_RATES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+# Lion wants rates 3 to 10 times lower than AdamW (Chen et al. 2023); SGD with momentum far higher ones.
+_RATES_OF = {
+    "AdamW": _LEARNING_RATES,
+    "Adam": _LEARNING_RATES,
+    "Lion": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    "SGD": [3e-2, 1e-1, 3e-1, 1.0, 3.0],
+    "RMSprop": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+}
+_OPTIMIZERS = {name.lower(): name for name in _RATES_OF}
+_OTHER_OPTIMIZERS = re.compile(
+    r"\b(sophia|shampoo|muon|lamb|lars|adagrad|adadelta|adafactor|nadam|radam|adabelief|adamax|soap|l-?bfgs|prodigy"
+    r"|novograd|adan|rprop|signsgd)\b",
+    re.IGNORECASE,
+)
+_VERSUS = re.compile(r"([\w-]+)\s+(?:vs\.?|versus|against|or|than)\s+([\w-]+)", re.IGNORECASE)
+
+_FACTORS: dict[str, re.Pattern[str]] = {
+    "gradient checkpointing": re.compile(r"\b(gradient|activation)[\s-]*checkpoint", re.IGNORECASE),
+    "precision": re.compile(
+        r"\b(mixed|half|full|numeric(al)?|reduced)[\s-]*precision|\b(fp|float|bf|bfloat)[\s-]?(16|32)\b|\bautocast\b",
+        re.IGNORECASE,
+    ),
+    "warm-up": re.compile(r"\bwarm[\s-]?up", re.IGNORECASE),
+    "gradient clipping": re.compile(
+        r"\bgrad(ient)?s?[\s-]*(norm[\s-]*)?clip|\bclip(ping)?\b.*\bgradients?\b|\bclipping\s+(threshold|norm|value)",
+        re.IGNORECASE,
+    ),
+    "weight decay": re.compile(r"\bweight[\s-]*decay|\bl2[\s-]*(regulari[sz]ation|penalty)", re.IGNORECASE),
+    "batch size": re.compile(r"\b(mini[\s-]?)?batch[\s-]*sizes?\b|\b(small|large)r?[\s-]+(mini[\s-]?)?batch(es)?\b", re.IGNORECASE),
+    "hidden dimension": re.compile(
+        r"\bhidden[\s_-]*(dim(ension)?s?|size|width|units?|layer\s+size)|\b(model|network|layer)[\s-]*(width|dim(ension)?)\b"
+        r"|\bembedding[\s-]*(dim(ension)?|size)",
+        re.IGNORECASE,
+    ),
+}  # fmt: skip
+
+
+def read_goal(goal: str) -> Study:
+    """The study that `goal` asks for. Raises UnknownGoal, with one line that says what is known."""
+    text = " ".join(goal.split())
+    named = [factor for factor, pattern in _FACTORS.items() if pattern.search(text)]
+    optimizers = _named_optimizers(text)
+    if len(optimizers) >= 2 or (not named and (optimizers or _OTHER_OPTIMIZERS.search(text)) and _says_optimizer(text)):
+        if len(named) > 1:
+            raise UnknownGoal(_several(["optimizer", *named]))
+        return _optimizer_study(text, optimizers)
+    if not named and _says_optimizer(text):
+        return _optimizer_study(text, [])
+    if len(named) > 1:
+        raise UnknownGoal(_several(named))
+    if not named:
+        raise UnknownGoal(f"the playbook cannot read this goal; it knows {KNOWN}; {HOW_TO_CONNECT}")
+    return _READERS[named[0]](text)
+
+
+def _several(factors: list[str]) -> str:
+    return f"the goal names several factors ({', '.join(factors)}); name the one to vary, or {HOW_TO_CONNECT}"
+
+
+def _named_optimizers(text: str) -> list[str]:
+    words = re.findall(r"[A-Za-z]+", text)
+    found = (_OPTIMIZERS[word.lower()] for word in words if word.lower() in _OPTIMIZERS)
+    return list(dict.fromkeys(found))
+
+
+def _says_optimizer(text: str) -> bool:
+    return re.search(r"\boptimi[sz](er|ers|ation algorithms?)\b", text, re.IGNORECASE) is not None
+
+
+def _optimizer_study(text: str, names: list[str]) -> Study:
+    if other := _OTHER_OPTIMIZERS.search(text):
+        raise UnknownGoal(f"the playbook does not know the optimizer {other[0]}; it knows {', '.join(_RATES_OF)}")
+    for left, right in _VERSUS.findall(text):
+        pair = [word for word in (left, right) if word.lower() not in _OPTIMIZERS]
+        if len(pair) == 1 and pair[0].lower() not in {"other", "others", "the", "its", "baseline", "plain"}:
+            raise UnknownGoal(f"the playbook does not know the optimizer {pair[0]!r}; it knows {', '.join(_RATES_OF)}")
+    if len(names) == 1:
+        names = ["AdamW" if names[0] != "AdamW" else "Lion", *names]
+        names.sort(key=lambda name: name != "AdamW")
+    names = names or ["AdamW", "Lion", "SGD"]
+    return Study(
+        goal=text,
+        factor="optimizer",
+        arms=tuple(Arm(name, {"optimizer": name}) for name in names),
+        harness="transformer",
+        tune={"lr": {name: _RATES_OF[name] for name in names}},
+        expectation="Adaptive methods usually lead plain SGD on transformers; Lion needs a lower learning rate than "
+        "AdamW, and published comparisons of the two depend on how well each was tuned.",
+        threat="An optimizer at the other's learning rate looks worse than it is, so each has its own grid, with "
+        "equally many trials.",
+    )
+
+
+# ---- numbers ----
+
+_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(\s*%)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\b([1-9]),000\b")
+# Numbers that belong to something else than the factor.
+_ELSEWHERE = re.compile(
+    r"\b\d+(\.\d+)?[\s-]*(epochs?|layers?|seeds?|heads?|runs?|trials?|minutes?|hours?|seconds?|gpus?|samples?|classes"
+    r"|times|x)\b|\b(seed|layers?|epochs?|gpt|resnet|section|figure|table)[\s-]*\d+",
+    re.IGNORECASE,
+)
+
+
+def _numbers(text: str, percent: bool = False) -> list[float]:
+    cleaned = _ELSEWHERE.sub(" ", _THOUSANDS.sub(r"\g<1>000", text))
+    found = [float(number) for number, mark in _NUMBER.findall(cleaned) if bool(mark) == percent]
+    return list(dict.fromkeys(found))
+
+
+def _check(factor: str, values: list[float], low: float, high: float) -> None:
+    for value in values:
+        if not low <= value <= high:
+            raise UnknownGoal(f"a {factor} of {value:g} is outside what the playbook can test ({low:g} to {high:g})")
+    if len(values) > MAX_ARMS:
+        raise UnknownGoal(f"the goal names {len(values)} values of {factor}; the playbook tests at most {MAX_ARMS}")
+
+
+def _without(text: str, what: str) -> bool:
+    return re.search(rf"\b(no|without|disabled?|off)\b(?=.*{what})|{what}\w*\s+(off|disabled)", text, re.I) is not None
+
+
+# ---- one reader a factor ----
+
+
+def _checkpointing(text: str) -> Study:
+    return Study(
+        goal=text,
+        factor="gradient checkpointing",
+        arms=(Arm("off", {"checkpoint": False}), Arm("on", {"checkpoint": True})),
+        harness="transformer",
+        primary="activation_mib",
+        expectation="Checkpointing keeps only each block's input and computes the rest again in the backward pass: less "
+        "memory for about one more forward pass of time, and the same gradients.",
+        threat="Process memory hides behind the allocator, so the bytes saved for backward are counted themselves; the "
+        "losses of both arms must agree.",
+    )
+
+
+def _precision(text: str) -> Study:
+    names = ["fp32"]
+    for name, pattern in (
+        ("bf16", r"\bbf(loat)?[\s-]?16\b"),
+        ("fp16", r"\b(fp|float)[\s-]?16\b|\bhalf[\s-]*precision"),
+    ):
+        if re.search(pattern, text, re.IGNORECASE):
+            names.append(name)
+    if len(names) == 1:
+        names.append("bf16")
+    return Study(
+        goal=text,
+        factor="precision",
+        arms=tuple(Arm(name, {"precision": name}) for name in names),
+        harness="transformer",
+        tune={"lr": [3e-3, 1e-2, 3e-2, 1e-1]},
+        expectation="bf16 has the range of fp32 and 8 bits of precision; fp16 has more precision and a small range, so "
+        "its loss is scaled to keep gradients from vanishing.",
+        threat="Evaluation is in fp32 for every arm, so that only training differs; steps whose loss is not finite are "
+        "counted, not hidden.",
+    )
+
+
+def _warmup(text: str) -> Study:
+    shares = _numbers(text, percent=True)
+    steps = [] if shares else _numbers(text)
+    _check("warm-up (in percent)", shares, 0, 100)
+    _check("warm-up (in steps)", steps, 0, 1500)
+    arms = [Arm(f"{value:g} steps", {"warmup": int(value)}) for value in steps]
+    arms += [Arm(f"{value:g} %", {"warmup": value / 100}) for value in shares]
+    if not arms:
+        arms = [Arm("none", {"warmup": 0}), Arm("10 %", {"warmup": 0.1}), Arm("30 %", {"warmup": 0.3})]
+    elif len(arms) == 1 or (_without(text, "warm") and not any(arm.settings["warmup"] == 0 for arm in arms)):
+        arms = [Arm("none", {"warmup": 0}), *(arm for arm in arms if arm.settings["warmup"] != 0)]
+    return _classifier_study(
+        text,
+        "warm-up",
+        arms,
+        "Warm-up mostly allows higher peak learning rates; at a well-tuned rate a small model may not need it.",
+        "The best learning rate depends on the warm-up, so it is tuned for each arm.",
+    )
+
+
+def _clipping(text: str) -> Study:
+    values = _numbers(text)
+    _check("clipping threshold", values, 1e-3, 1e3)
+    arms = [Arm(f"{value:g}", {"clip": value}) for value in values]
+    if not arms:
+        arms = [Arm(f"{value:g}", {"clip": value}) for value in (0.1, 1.0, 5.0)]
+        arms.insert(0, Arm("none", {"clip": None}))
+    elif len(arms) == 1 or _without(text, "clip"):
+        arms.insert(0, Arm("none", {"clip": None}))
+    return Study(
+        goal=text,
+        factor="gradient clipping",
+        arms=tuple(arms),
+        harness="transformer",
+        tune={"lr": [3e-3, 1e-2, 3e-2, 1e-1]},
+        expectation="Clipping bounds the rare large step; a threshold far below the usual gradient norm turns the method "
+        "into one with normalised steps.",
+        threat="A low threshold acts like a lower learning rate under SGD, so the rate is tuned for each arm.",
+    )
+
+
+def _batch_size(text: str) -> Study:
+    values = _numbers(text)
+    _check("batch size", values, 1, 512)
+    if any(value != int(value) for value in values):
+        raise UnknownGoal("a batch size is a whole number")
+    chosen = [int(value) for value in values] or [16, 64, 256]
+    if len(chosen) == 1:
+        chosen = [32 if chosen[0] != 32 else 128, *chosen]
+    return _classifier_study(
+        text,
+        "batch size",
+        [Arm(f"{value}", {"batch_size": value}) for value in chosen],
+        "At equal numbers of samples small batches take more and noisier steps; large ones want higher rates.",
+        "Every arm sees the same number of samples, and the learning rate is tuned for each.",
+    )
+
+
+def _weight_decay(text: str) -> Study:
+    values = _numbers(text)
+    _check("weight decay", values, 0, 10)
+    chosen = values or [0.0, 0.01, 0.1, 1.0]
+    if len(chosen) == 1:
+        chosen = [0.0, *chosen] if chosen[0] else [0.0, 0.1]
+    elif _without(text, "weight") and 0.0 not in chosen:
+        chosen = [0.0, *chosen]
+    return _classifier_study(
+        text,
+        "weight decay",
+        [Arm(f"{value:g}", {"weight_decay": value}) for value in chosen],
+        "Decoupled decay shrinks weights at a rate of learning rate times decay; it helps where a model would overfit.",
+        "Decay acts through the learning rate, so that is tuned for each arm; the gap between training and validation "
+        "loss is reported beside the primary metric.",
+    )
+
+
+_BASE_HIDDEN = 64
+
+
+def _hidden(text: str) -> Study:
+    shares = _numbers(text, percent=True)
+    sizes: list[float] = [value for value in _numbers(text) if value >= 2]
+    grows = re.search(r"\b(increas|grow|enlarg|larger|bigger|wider|doubl)", text, re.IGNORECASE) is not None
+    if shares:
+        _check("change of the hidden dimension (in percent)", shares, 1, 400 if grows else 95)
+        sizes = [_BASE_HIDDEN * (1 + share / 100 if grows else 1 - share / 100) for share in shares]
+        sizes = [_BASE_HIDDEN, *(max(4, 4 * round(size / 4)) for size in sizes)]
+    elif not sizes:
+        sizes = [_BASE_HIDDEN, _BASE_HIDDEN * 2 if grows else _BASE_HIDDEN // 2]
+    elif len(sizes) == 1:
+        sizes = [_BASE_HIDDEN if sizes[0] != _BASE_HIDDEN else 32, *sizes]
+    _check("hidden dimension", sizes, 4, 512)
+    if any(size % 4 for size in sizes):
+        raise UnknownGoal("a hidden dimension must be a multiple of 4, the number of attention heads")
+    return Study(
+        goal=text,
+        factor="hidden dimension",
+        arms=tuple(Arm(f"{int(size)}", {"hidden": int(size)}) for size in dict.fromkeys(sizes)),
+        harness="transformer",
+        tune={"lr": _LEARNING_RATES},
+        expectation="A narrower model usually ends at a higher loss after equally many steps, and is faster; by how much "
+        "depends on how long both are trained.",
+        threat="Narrow models want higher learning rates, so the rate is tuned for each arm; time per step is reported.",
+    )
+
+
+def _classifier_study(text: str, factor: str, arms: list[Arm], expectation: str, threat: str) -> Study:
+    distinct = list({arm.name: arm for arm in arms}.values())
+    if len(distinct) < 2:
+        raise UnknownGoal(f"the goal names one level of {factor} only; name two or more")
+    return Study(
+        goal=text,
+        factor=factor,
+        arms=tuple(distinct),
+        harness="classifier",
+        tune={"lr": _LEARNING_RATES},
+        expectation=expectation,
+        threat=threat,
+    )
+
+
+_READERS: dict[str, Callable[[str], Study]] = {
+    "gradient checkpointing": _checkpointing,
+    "precision": _precision,
+    "warm-up": _warmup,
+    "gradient clipping": _clipping,
+    "weight decay": _weight_decay,
+    "batch size": _batch_size,
+    "hidden dimension": _hidden,
+}

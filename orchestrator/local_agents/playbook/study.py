@@ -1,0 +1,44 @@
+"""What a goal becomes: a factor, its arms, and the harness that tests them. Plain data."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Harness = Literal["transformer", "classifier"]
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One level of the factor."""
+
+    name: str
+    settings: dict[str, Setting]
+    """What this arm changes in the harness's base settings."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One controlled comparison. The first arm is the baseline."""
+
+    goal: str
+    factor: str
+    arms: tuple[Arm, ...]
+    harness: Harness
+    primary: str = "val_loss"
+    tune: dict[str, dict[str, list[float]] | list[float]] = field(default_factory=dict)
+    """Nuisance parameters, tuned for every arm with equally many trials."""
+    seeds: int = 8
+    expectation: str = ""
+    """What is generally known of this factor, in a sentence; not about this run."""
+    threat: str = ""
+    """What could make the comparison unfair, and what is done about it."""
+
+    @property
+    def arm_names(self) -> str:
+        """The arms in words."""
+        names = [arm.name for arm in self.arms]
+        return ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+class UnknownGoal(ValueError):
+    """A goal that the playbook cannot read; the text says what it knows, in one line."""

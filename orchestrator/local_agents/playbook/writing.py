@@ -1,0 +1,63 @@
+"""Writes a study as one readable experiment.py: templates for data, model, optimizer and training, put together."""
+
+import json
+import pprint
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from orchestrator.local_agents.playbook.study import Setting, Study
+
+_BASES: dict[str, dict[str, Setting]] = {
+    "transformer": {"hidden": 64, "layers": 2, "batch_size": 16, "warmup": 0.1, "clip": 1.0, "weight_decay": 0.01},
+    "classifier": {"hidden": 64, "batch_size": 32, "warmup": 0.1, "clip": 1.0, "weight_decay": 0.01},
+}
+_MAX_STEPS = {"transformer": 600, "classifier": 1500}
+
+
+def write_experiment(study: Study) -> str:
+    """The study's source: self-contained but for torch and `lab`."""
+    environment = Environment(
+        loader=PackageLoader("orchestrator.local_agents.playbook"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # Python, not HTML; what comes from the goal goes in as a literal
+    )
+    return environment.get_template("experiment.py.j2").render(_values(study))
+
+
+def _values(study: Study) -> dict[str, Any]:
+    base = dict(_BASES[study.harness])
+    checkpointing = study.factor == "gradient checkpointing"
+    if checkpointing:
+        base |= {"layers": 4, "batch_size": 8}  # deep enough for checkpoints to matter
+    optimizers = [str(arm.settings["optimizer"]) for arm in study.arms if "optimizer" in arm.settings]
+    longest = max((int(arm.settings.get("warmup") or 0) for arm in study.arms), default=0)
+    trials = max((len(_first(values)) for values in study.tune.values()), default=0)
+    return {
+        "title": study.factor.capitalize(),
+        "arm_names": study.arm_names,
+        "goal": json.dumps(study.goal),
+        "arms": [(json.dumps(arm.name), repr(arm.settings)) for arm in study.arms],
+        "base": repr(base),
+        "tune": bool(study.tune),
+        "tune_code": pprint.pformat(study.tune, sort_dicts=False, width=110),
+        "seeds": study.seeds,
+        "harness": study.harness,
+        "optimizers": optimizers or ["AdamW"],
+        "checkpoint": checkpointing,
+        "precision": study.factor == "precision",
+        "batch_size": study.factor == "batch size",
+        "context": 128 if checkpointing else 64,
+        "default_lr": 0.003,
+        "trials": trials,
+        # A warm-up that is given in steps must end within the training, with something after it.
+        "at_least": max(30, round(1.3 * longest)),
+        "at_most": max(40 if checkpointing else _MAX_STEPS[study.harness], round(1.3 * longest)),
+        "primary": study.primary,
+        "factor": study.factor,
+    }
+
+
+def _first(values: dict[str, list[float]] | list[float]) -> list[float]:
+    return next(iter(values.values())) if isinstance(values, dict) else values
