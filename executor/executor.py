@@ -225,6 +225,7 @@ class Executor:
                 "MPLBACKEND": "Agg",
                 "MPLCONFIGDIR": "/tmp",
                 "OMP_NUM_THREADS": threads,
+                "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall everybody on a shared machine
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONHASHSEED": str(run.experiment.seed),
                 "TMPDIR": "/tmp",

@@ -22,6 +22,7 @@ from results.metrics import AnyRecord
 ALPHA = 0.05
 MIN_PAIRS = 6
 """The smallest two-sided p of the sign-flip test is 2/2^n: with fewer pairs it cannot reach 0.05."""
+_TOO_LARGE = 1e50
 _MAX_EXACT = 16  # pairs; with more, the test is done by 2^16 random sign patterns
 
 Word = Literal["better", "no detectable difference", "inconclusive", "not a comparison"]
@@ -126,8 +127,8 @@ def _no_comparison(records: Sequence[AnyRecord]) -> Analysis:
 
 def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord]) -> Arm:
     own = [run for run in runs if run.arm == name]
-    counts = Counter(run.status for run in own)
-    values = [run.values[plan.primary] for run in own if run.status == "ok" and plan.primary in run.values]
+    counts = Counter(_status(run, plan) for run in own)
+    values = [run.values[plan.primary] for run in own if _status(run, plan) == "ok"]
     config = own[0].config if own else {}
     ran = [run.seconds for run in own if run.status != "skipped"]
     return Arm(
@@ -144,6 +145,14 @@ def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord]) -> Arm:
     )
 
 
+def _status(run: RunRecord, plan: PlanRecord) -> str:
+    """The run's status; `ok` is taken at its word only when the primary metric is a number to calculate with."""
+    if run.status != "ok":
+        return run.status
+    value = run.values.get(plan.primary, math.nan)
+    return "ok" if math.isfinite(value) and abs(value) < _TOO_LARGE else "diverged"
+
+
 def _candidates(plan: PlanRecord, arm: str, key: str) -> list[Setting]:
     return plan.tune.get(f"{key}[{arm}]", plan.tune.get(key, []))
 
@@ -155,11 +164,7 @@ def _at_edge(value: Setting, candidates: Sequence[Setting]) -> bool:
 
 def _contrasts(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[Contrast]:
     by_arm = {
-        arm: {
-            run.seed: run.values[plan.primary]
-            for run in runs
-            if run.arm == arm and run.status == "ok" and plan.primary in run.values
-        }
+        arm: {run.seed: run.values[plan.primary] for run in runs if run.arm == arm and _status(run, plan) == "ok"}
         for arm in plan.arms
     }
     baseline, *others = plan.arms
@@ -176,7 +181,7 @@ def _contrasts(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[Contrast]:
 def _contrast(arm: str, baseline: str, differences: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Contrast:
     count, mean, sd = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     half = float(stats.t.ppf(1 - ALPHA / 2, count - 1)) * sd / math.sqrt(count)
-    needed = math.ceil(((1.96 + 0.84) * sd / mean) ** 2) if mean and sd else None
+    needed = ((1.96 + 0.84) * sd / mean) ** 2 if mean and sd else math.inf
     p = sign_flip(differences)
     return Contrast(
         arm=arm,
@@ -188,7 +193,7 @@ def _contrast(arm: str, baseline: str, differences: "np.ndarray[tuple[int], np.d
         p=p,
         p_adjusted=p,
         d_z=mean / sd if sd else None,
-        pairs_needed=max(MIN_PAIRS, needed) if needed is not None and needed <= 10_000 else None,
+        pairs_needed=max(MIN_PAIRS, math.ceil(needed)) if needed <= 10_000 else None,
     )
 
 
@@ -277,7 +282,7 @@ def _sentence(plan: PlanRecord, contrast: Contrast, word: str = "better") -> str
     if _decided(contrast):
         wins = (contrast.mean < 0) == plan.lower_is_better
         ahead = arm if wins else baseline
-        return f"{ahead} is {word}: for {names}, {effect}."
+        return f"{ahead[0].upper()}{ahead[1:]} is {word}: for {names}, {effect}."
     if contrast.pairs < MIN_PAIRS:
         needed = max(MIN_PAIRS, contrast.pairs_needed or MIN_PAIRS)
         return f"For {names}, {effect}; about {needed} pairs would be needed to tell."

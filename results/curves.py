@@ -143,6 +143,7 @@ def _label(axes: Axes, x: str, y: str, title: str) -> None:
 def _plain(text: str, limit: int = 32) -> str:
     """`text` without control characters, without what matplotlib reads as mathematics, and not too long."""
     shown = "".join(character if character.isprintable() else "?" for character in text).replace("$", r"\$")
+    shown = f" {shown}" if shown.startswith("_") else shown  # a legend leaves such labels out
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 

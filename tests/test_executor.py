@@ -211,7 +211,7 @@ def test_nothing_of_the_host_is_there(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in execution.stdout
     assert lines == [
         "['HOME', 'LAB_CHANNEL_FD', 'LAB_CPUS', 'LAB_DEADLINE', 'LAB_SEED', 'LANG', 'MPLBACKEND', 'MPLCONFIGDIR', "
-        "'OMP_NUM_THREADS', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'PYTHONPATH', 'TMPDIR']"
+        "'OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'PYTHONPATH', 'TMPDIR']"
     ]
 
 

@@ -16,6 +16,7 @@ from lab.clock import time_left
 
 _TUNING_SEED = 1000003  # far from any seed that a study names
 _RESERVE = 2.0  # seconds kept for the end of the script
+_PAIRS_WANTED = 6  # fewer cannot decide anything (results/analysis.py), so tuning leaves time for them
 _MARGIN = 1.25  # how much longer than the longest so far a run may take
 
 
@@ -54,11 +55,11 @@ def compare(
             "note": note,
         }
     )
-    chosen = {arm: study.tune(arm, grids[arm], len(names) * len(seeds)) for arm in names}
+    chosen = study.tune(grids, min(len(seeds), _PAIRS_WANTED))
     results = {arm: [] for arm in names}
     for index, one_seed in enumerate(seeds):
         # A whole pair or none of it: half a pair tells nothing.
-        room = study.fits(names, "confirm") if index else True
+        room = study.fits(names) if index else True
         for arm in names:
             run = study.run if room else study.skip
             results[arm].append(run(arm, one_seed, "confirm", chosen[arm]))
@@ -71,22 +72,27 @@ class _Study:
         self.primary, self.sign = primary, 1 if lower_is_better else -1
         self.longest = {}  # arm -> seconds
 
-    def tune(self, arm, grid, runs_to_come):
-        """The configuration of `grid` with the best primary on the tuning seed; the first where none worked."""
-        if len(grid) == 1:
-            return grid[0]
-        best, best_score = grid[len(grid) // 2], math.inf
-        for config in grid:
-            result = self.run(arm, _TUNING_SEED, "tune", config)
-            score = self.sign * result[self.primary] if result else math.inf
-            if score < best_score:
-                best, best_score = config, score
-        return best
+    def tune(self, grids, pairs_to_come):
+        """{arm: the configuration with the best primary on the tuning seed}.
 
-    def fits(self, arms, phase):
-        """Whether a run of each of `arms` will end in time, going by the longest so far."""
+        One candidate of every arm at a time, from the middle of the grids outward, so that trials stay equal when the
+        time for the pairs to come would otherwise be used up. Where none worked, the middle is taken.
+        """
+        size = len(next(iter(grids.values())))
+        middle = size // 2
+        best = {arm: (math.inf, grid[middle]) for arm, grid in grids.items()}
+        for index in sorted(range(size), key=lambda i: abs(i - middle)) if size > 1 else []:
+            run = self.run if self.fits(grids, 1 + pairs_to_come) else self.skip
+            for arm, grid in grids.items():
+                result = run(arm, _TUNING_SEED, "tune", grid[index])
+                if result and self.sign * result[self.primary] < best[arm][0]:
+                    best[arm] = (self.sign * result[self.primary], grid[index])
+        return {arm: config for arm, (_, config) in best.items()}
+
+    def fits(self, arms, rounds=1):
+        """Whether that many runs of each of `arms` will end in time, going by the longest so far."""
         longest = max(self.longest.values(), default=0.0)
-        needed = sum(self.longest.get(arm, longest) for arm in arms) * _MARGIN
+        needed = rounds * sum(self.longest.get(arm, longest) for arm in arms) * _MARGIN
         return needed + _RESERVE < time_left()
 
     def skip(self, arm, seed, phase, config):
@@ -94,7 +100,7 @@ class _Study:
 
     def run(self, arm, seed, phase, config):
         """One training; its result, or None when it failed or diverged."""
-        if not self.fits([arm], phase):
+        if not self.fits([arm]):
             return self.skip(arm, seed, phase, config)
         seed_everything(seed)
         began = time.monotonic()

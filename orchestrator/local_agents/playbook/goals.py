@@ -17,7 +17,7 @@ _LEARNING_RATES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 _RATES_OF = {
     "AdamW": _LEARNING_RATES,
     "Adam": _LEARNING_RATES,
-    "Lion": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    "Lion": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
     "SGD": [3e-2, 1e-1, 3e-1, 1.0, 3.0],
     "RMSprop": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
 }
@@ -55,7 +55,8 @@ def read_goal(goal: str) -> Study:
     text = " ".join(goal.split())
     named = [factor for factor, pattern in _FACTORS.items() if pattern.search(text)]
     optimizers = _named_optimizers(text)
-    if len(optimizers) >= 2 or (not named and (optimizers or _OTHER_OPTIMIZERS.search(text)) and _says_optimizer(text)):
+    others = _OTHER_OPTIMIZERS.search(text) is not None
+    if len(optimizers) + others >= 2 or (not named and (optimizers or others) and _says_optimizer(text)):
         if len(named) > 1:
             raise UnknownGoal(_several(["optimizer", *named]))
         return _optimizer_study(text, optimizers)

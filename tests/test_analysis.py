@@ -1,0 +1,201 @@
+"""Promises of the verdict: right on data with a known truth, honest about what is missing, and never from a guess."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from executor.experiment import MetricRecord, PlanRecord, RunRecord
+from results.analysis import analyse, holm, sign_flip
+from results.metrics import AnyRecord, read_records
+
+
+def study(values: dict[str, Sequence[float | None]], lower: bool = True, **plan: object) -> list[AnyRecord]:
+    """Records of a comparison; None is a run that diverged."""
+    seeds = list(range(max(len(column) for column in values.values())))
+    records: list[AnyRecord] = [
+        PlanRecord.model_validate(
+            {
+                "t": 0, "factor": "thing", "arms": list(values), "seeds": seeds, "primary": "loss",
+                "lower_is_better": lower, **plan,
+            }
+        )
+    ]  # fmt: skip
+    for seed in seeds:
+        for arm, column in values.items():
+            value = column[seed] if seed < len(column) else None
+            ok = value is not None
+            records.append(
+                RunRecord(
+                    t=1, arm=arm, seed=seed, phase="confirm", status="ok" if ok else "diverged",
+                    values={"loss": value if value is not None else math.nan}, config={"lr": 0.1},
+                )
+            )  # fmt: skip
+    return records
+
+
+def test_a_clear_paired_effect_is_found_where_the_arms_overlap() -> None:
+    a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    b = [value - 0.1 - 0.01 * index for index, value in enumerate(a)]
+    analysis = analyse(study({"a": a, "b": b}))
+    assert (analysis.verdict.word, analysis.verdict.arm) == ("better", "b")
+    assert analysis.contrasts[0].mean == pytest.approx(-0.135)
+    assert analysis.contrasts[0].p == pytest.approx(2 / 2**8)
+
+
+def test_the_interval_is_students_and_the_sign_matters() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=9), rng.normal(1.0, size=9)
+    (contrast,) = analyse(study({"a": list(a), "b": list(b)})).contrasts
+    low, high = stats.ttest_rel(b, a).confidence_interval(0.95)
+    assert (contrast.low, contrast.high) == (pytest.approx(low), pytest.approx(high))
+    assert contrast.d_z == pytest.approx((b - a).mean() / (b - a).std(ddof=1))
+
+
+def test_higher_is_better_turns_the_verdict_round() -> None:
+    a, b = [0.5 + 0.01 * i for i in range(8)], [0.6 + 0.011 * i for i in range(8)]
+    assert analyse(study({"a": a, "b": b})).verdict.arm == "a"
+    assert analyse(study({"a": a, "b": b}, lower=False)).verdict.arm == "b"
+
+
+def test_fewer_than_six_pairs_never_decide_and_say_what_would_be_needed() -> None:
+    analysis = analyse(study({"a": [1.0, 1.1, 1.2, 1.3, 1.4], "b": [2.0, 2.1, 2.2, 2.3, 2.41]}))
+    assert analysis.verdict.word == "inconclusive"
+    assert "underpowered" in analysis.verdict.text
+    assert "about 6 pairs would be needed" in analysis.verdict.text
+
+
+def test_no_effect_is_no_detectable_difference_not_equality() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.normal(size=10)
+    noise = np.array([0.1, -0.1] * 5)
+    analysis = analyse(study({"a": list(base), "b": list(base + noise)}))
+    assert analysis.verdict.word == "no detectable difference"
+    assert "was detected" in analysis.verdict.text
+
+
+def test_failed_and_diverged_runs_stay_in_the_count_and_are_told() -> None:
+    a: list[float | None] = [1.0 + 0.01 * i for i in range(8)]
+    b: list[float | None] = [0.9 + 0.012 * i for i in range(6)] + [None, None]
+    analysis = analyse(study({"a": a, "b": b}))
+    assert analysis.arms[1].diverged == 2
+    assert analysis.contrasts[0].pairs == 6
+    assert "2 of 8 runs of b diverged" in analysis.warnings
+
+
+def test_an_arm_that_always_diverges_gives_no_verdict_but_is_named() -> None:
+    analysis = analyse(study({"a": [1.0] * 8, "b": [None] * 8}))
+    assert analysis.verdict.word == "inconclusive"
+    assert "8 of 8 runs of b diverged" in analysis.verdict.text
+
+
+def test_identical_arms_are_noticed() -> None:
+    values = [1.0, 1.5, 2.0, 1.2, 1.1, 1.7, 1.9]
+    analysis = analyse(study({"a": values, "b": values}))
+    assert analysis.verdict.word == "inconclusive"
+    assert "identical" in analysis.verdict.text
+
+
+def test_a_deterministic_difference_is_decided_once_there_are_enough_pairs() -> None:
+    analysis = analyse(study({"off": [17.0] * 8, "on": [2.9] * 8}))
+    assert analysis.verdict.word == "better"
+    assert analysis.contrasts[0].d_z is None
+    assert analyse(study({"off": [17.0] * 4, "on": [2.9] * 4})).verdict.word == "inconclusive"
+
+
+def test_a_best_value_at_the_edge_of_its_grid_leaves_the_order_open() -> None:
+    a, b = [1.0 + 0.01 * i for i in range(8)], [0.5 + 0.011 * i for i in range(8)]
+    analysis = analyse(study({"a": a, "b": b}, tune={"lr": [0.01, 0.03, 0.1]}))
+    assert analysis.verdict.word == "inconclusive"
+    assert "edge" in analysis.verdict.text
+    inside = analyse(study({"a": a, "b": b}, tune={"lr": [0.03, 0.1, 0.3]}))
+    assert inside.verdict.word == "better"
+
+
+def test_several_arms_are_corrected_for_being_several() -> None:
+    rng = np.random.default_rng(1)
+    arms = {name: list(rng.normal(size=8)) for name in "abcde"}
+    for contrast in analyse(study(arms)).contrasts:
+        assert contrast.p_adjusted >= contrast.p
+
+
+def test_holm_matches_a_worked_example() -> None:
+    # 0.01*4, max(0.04, 0.03*3)=0.09 ... worked by hand from Holm's step-down rule.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_a_p_and_keeps_the_order(values: list[float]) -> None:
+    adjusted = holm(values)
+    assert all(p <= q <= 1 for p, q in zip(values, adjusted, strict=True))
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=2, max_size=8))
+def test_the_sign_flip_test_agrees_with_scipys_permutation_test(differences: list[float]) -> None:
+    data = np.round(np.array(differences), 3)
+    if not data.any():
+        assert sign_flip(data) == 1.0
+        return
+    expected = stats.permutation_test(
+        (data,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    ).pvalue
+    assert sign_flip(data) <= expected + 1e-9
+    assert sign_flip(data) >= 2 / 2 ** len(data) - 1e-12
+
+
+def test_null_effects_are_called_an_effect_at_most_as_often_as_promised() -> None:
+    rng = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(400):
+        base = rng.normal(size=8)
+        noise = rng.normal(size=8)
+        wrong += analyse(study({"a": list(base), "b": list(base + noise)})).verdict.word == "better"
+    assert wrong / 400 <= 0.075, "5 % in the long run; this bound is three standard errors above"
+
+
+def test_the_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(8)
+    covered = 0
+    for _ in range(400):
+        base, noise = rng.normal(size=8), rng.normal(0.3, 1.0, size=8)
+        (contrast,) = analyse(study({"a": list(base), "b": list(base + noise)})).contrasts
+        covered += contrast.low <= 0.3 <= contrast.high
+    assert 0.917 <= covered / 400 <= 0.983
+
+
+def test_what_is_no_comparison_is_called_that() -> None:
+    records: list[AnyRecord] = [MetricRecord(t=1, step=1, values={"loss": 0.25})]
+    verdict = analyse(records).verdict
+    assert verdict.word == "not a comparison"
+    assert "loss 0.25" in verdict.text
+    assert analyse([]).verdict.word == "not a comparison"
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=5), st.lists(NUMBERS, min_size=1, max_size=9), min_size=1, max_size=4)
+)
+def test_any_recorded_numbers_give_a_verdict(values: dict[str, list[float]]) -> None:
+    records = study({arm: [v if math.isfinite(v) else None for v in column] for arm, column in values.items()})
+    with np.errstate(all="ignore"):
+        assert analyse(records).verdict.text
+
+
+def test_a_torn_last_line_of_the_metrics_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = MetricRecord(t=1, values={"a": math.nan}).model_dump_json() + "\n"
+    path.write_text(line + line[:20])
+    (record,) = read_records(path)
+    assert isinstance(record, MetricRecord) and math.isnan(record.values["a"])
+    assert read_records(tmp_path / "none.jsonl") == []

@@ -1,0 +1,166 @@
+"""Promises of the playbook: goals as people phrase them are understood, others are refused, and the code is sound."""
+
+import ast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.local_agents.playbook.engine import PlaybookEngine
+from orchestrator.local_agents.playbook.goals import read_goal
+from orchestrator.local_agents.playbook.study import Study, UnknownGoal
+from orchestrator.local_agents.playbook.writing import write_experiment
+from tests.studies import EIGHT_FACTORS
+
+
+@pytest.mark.parametrize(
+    ("goal", "factor", "arms"),
+    [
+        ("Compare AdamW vs. Lion optimizer on small transformer training", "optimizer", ["AdamW", "Lion"]),
+        ("Does Lion beat AdamW?", "optimizer", ["Lion", "AdamW"]),
+        ("compare adamw, lion and sgd", "optimizer", ["AdamW", "Lion", "SGD"]),
+        ("SGD versus Adam versus RMSProp for a tiny language model", "optimizer", ["SGD", "Adam", "RMSprop"]),
+        ("Is SGD as good as Adam for transformers with weight decay?", "optimizer", ["SGD", "Adam"]),
+        ("Compare optimizers on a small transformer", "optimizer", ["AdamW", "Lion", "SGD"]),
+        ("Is Lion a good optimizer?", "optimizer", ["AdamW", "Lion"]),
+        ("Which optimiser is better, Adam or RMSprop?", "optimizer", ["Adam", "RMSprop"]),
+        ("Test if reducing hidden dimension by 50% impacts final loss", "hidden dimension", ["64", "32"]),
+        ("What happens when we double the hidden size?", "hidden dimension", ["64", "128"]),
+        ("hidden size 128 vs 64", "hidden dimension", ["128", "64"]),
+        ("Increase model width by 50 %", "hidden dimension", ["64", "96"]),
+        ("Compare hidden_dim 32, 64 and 128 over 3 epochs", "hidden dimension", ["32", "64", "128"]),
+        ("Measure memory savings from gradient checkpointing", "gradient checkpointing", ["off", "on"]),
+        ("How much slower is activation checkpointing?", "gradient checkpointing", ["off", "on"]),
+        ("Test mixed precision (fp16) vs. full precision training stability", "precision", ["fp32", "fp16"]),
+        ("bf16 vs fp16 vs fp32", "precision", ["fp32", "bf16", "fp16"]),
+        ("Is mixed precision training stable?", "precision", ["fp32", "bf16"]),
+        ("Does bfloat16 autocast hurt the loss?", "precision", ["fp32", "bf16"]),
+        ("Compare half precision with full precision", "precision", ["fp32", "fp16"]),
+        ("Test gradient clipping thresholds", "gradient clipping", ["none", "0.1", "1", "5"]),
+        ("Test gradient clipping thresholds 0.5, 1.0, 5.0", "gradient clipping", ["0.5", "1", "5"]),
+        ("no gradient clipping vs clipping at 1.0", "gradient clipping", ["none", "1"]),
+        ("Does grad clip of 0.5 help?", "gradient clipping", ["none", "0.5"]),
+        ("Effect of clipping gradients on a 2-layer transformer", "gradient clipping", ["none", "0.1", "1", "5"]),
+        ("Compare batch sizes for training stability", "batch size", ["16", "64", "256"]),
+        ("Compare batch sizes 16,32,64 and 128 over 5 epochs", "batch size", ["16", "32", "64", "128"]),
+        ("batch size 8 vs 256", "batch size", ["8", "256"]),
+        ("small batch or large batch?", "batch size", ["16", "64", "256"]),
+        ("Is a mini-batch size of 128 too large?", "batch size", ["32", "128"]),
+        ("Evaluate weight decay impact on generalization", "weight decay", ["0", "0.01", "0.1", "1"]),
+        ("weight decay 1e-4 vs 1e-2", "weight decay", ["0.0001", "0.01"]),
+        ("Does a weight decay of 0.1 help AdamW?", "weight decay", ["0", "0.1"]),
+        ("L2 regularization 0.01 vs 0.1 vs 0.5", "weight decay", ["0.01", "0.1", "0.5"]),
+        ("Test learning rate warmup strategies", "warm-up", ["none", "10 %", "30 %"]),
+        ("Warmup of 100 steps vs 1000 steps", "warm-up", ["100 steps", "1000 steps"]),
+        ("no warm-up vs 5% warm-up", "warm-up", ["none", "5 %"]),
+        ("Does warmup for 1,000 steps help?", "warm-up", ["none", "1000 steps"]),
+        ("learning rate warm up: 10% or 20% or 50%", "warm-up", ["10 %", "20 %", "50 %"]),
+    ],
+)
+def test_goals_as_people_phrase_them_are_understood(goal: str, factor: str, arms: list[str]) -> None:
+    study = read_goal(goal)
+    assert (study.factor, [arm.name for arm in study.arms]) == (factor, arms)
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "bake a cake",
+        "Compare dropout rates",
+        "Compare Adam Smith and Karl Marx",
+        "Find the best learning rate",
+        "Compare ReLU vs GELU",
+        "lion taming for beginners",
+        "What is a batch?",
+        "",
+        "🦁 vs 🐯",
+    ],
+)
+def test_a_goal_it_cannot_read_is_answered_with_what_it_knows_and_how_to_connect_a_model(goal: str) -> None:
+    with pytest.raises(UnknownGoal) as refused:
+        read_goal(goal)
+    said = str(refused.value)
+    assert "\n" not in said
+    assert "weight decay" in said and "LUMENBRIDGE_BASE_URL" in said
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ("AdamW vs Sophia", "Sophia"),
+        ("Compare AdamW, Lion and Muon optimizers", "Muon"),
+        ("AdamW vs Frobnicator optimizer", "Frobnicator"),
+        ("effect of warmup on batch size", "several factors"),
+        ("batch size 0 vs 32", "outside"),
+        ("batch sizes 1, 2, 3, 4, 5, 6, 7, 8", "at most"),
+        ("hidden dimension 63 vs 64", "multiple of 4"),
+        ("warmup 100 steps vs 100000 steps", "outside"),
+    ],
+)
+def test_an_arm_it_does_not_know_is_named_not_dropped(goal: str, said: str) -> None:
+    with pytest.raises(UnknownGoal, match=said):
+        read_goal(goal)
+
+
+WORDS = st.sampled_from(
+    ("compare", "AdamW", "Lion", "SGD", "vs", "and", "warmup", "batch size", "weight decay", "50%", "0.5", ",", "1e-4")
+    + ("hidden dimension", "gradient clipping", "fp16", "bf16", "no", "without", "optimizer", "checkpointing")
+    + ("precision", "steps", "100", "1000", "by", "double", "\x00", "\u202e", "☃")
+)
+
+
+@given(st.text(max_size=200) | st.lists(WORDS, max_size=15).map(" ".join))
+def test_any_text_is_a_study_with_two_arms_or_more_or_is_refused_in_one_line(goal: str) -> None:
+    try:
+        study = read_goal(goal)
+    except UnknownGoal as refused:
+        assert "\n" not in str(refused)
+        return
+    assert isinstance(study, Study)
+    assert 2 <= len({arm.name for arm in study.arms}) == len(study.arms)
+    ast.parse(write_experiment(study))
+
+
+@pytest.mark.parametrize("goal", EIGHT_FACTORS)
+def test_the_written_experiment_is_readable_self_contained_and_compares(goal: str) -> None:
+    code = write_experiment(read_goal(goal))
+    tree = ast.parse(code)
+    imported = {
+        (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else node.names[0].name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported <= {"json", "math", "time", "torch", "lab"}
+    assert "lab.compare(" in code and "lab.log(" in code and '"""' in code.splitlines()[0]
+    assert 120 <= len(code.splitlines()) <= 260
+    assert max(map(len, code.splitlines())) <= 160
+    assert "{%" not in code and "{{" not in code
+
+
+def test_a_goal_cannot_break_out_of_the_code_it_is_quoted_in() -> None:
+    goal = 'AdamW vs Lion """ + __import__("os").system("x") # \\ \' {{ 7 * 7 }} {% raw %}'
+    tree = ast.parse(write_experiment(read_goal(goal)))
+    (assigned,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "GOAL"
+    )
+    assert ast.literal_eval(assigned) == " ".join(goal.split())
+
+
+def test_the_four_roles_answer_differently_and_the_plan_is_numbered() -> None:
+    engine, prompt = PlaybookEngine(), "Goal: Compare AdamW vs. Lion\n\nGive your perspective."
+    roles = ("ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent")
+    assert len({engine.respond(role, "", prompt) for role in roles}) == 4
+    assert engine.respond("ArchitectAgent", "", prompt + "\nTask: plan\n").startswith("1. ")
+
+
+def test_the_validators_words_repeat_the_verdict_and_invent_no_number() -> None:
+    verdict = "Inconclusive (underpowered). For b against a, the paired difference is +0.5."
+    numbers = '{"warnings": ["3 of 8 runs of b diverged"], "verdict": {"word": "inconclusive"}}'
+    prompt = f"Goal: x\nTask: validate\nOutcome: completed\nVerdict: {verdict}\nNumbers: {numbers}\n"
+    said = PlaybookEngine().respond("ValidatorAgent", "", prompt)
+    assert said.startswith(verdict)
+    assert "3 of 8 runs of b diverged" in said
+    digits = {character for character in said.replace(verdict, "").replace("3 of 8", "") if character.isdigit()}
+    assert not digits
