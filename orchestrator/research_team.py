@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from executor.experiment import Execution, Experiment, Sink
+from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.connect import AgentsChoice, Connected, connect
 from orchestrator.agents.team import Done, sandbox_facts, setup_team
 from orchestrator.goal import check_goal
@@ -13,7 +14,7 @@ from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.settings import Settings
 from orchestrator.sprint import Budgets, Progress, Silent, Sprint
 from policies.state import state_dir
-from results.store import Store
+from results.store import RunFolder, Store
 
 
 class AIResearchTeam:
@@ -60,22 +61,25 @@ class AIResearchTeam:
         goal = check_goal(goal)
         lab = open_lab(self._options, self._progress.note)
         self._progress.note(lab.why)
-        with self._connected() as connected, Store(self._results).new("sprint") as folder:
+        with self._connected() as connected:
             self._progress.note(connected.why)
-            self._progress.note(f"results in {folder.path}")
             setup_team(connected.client)
-            sprint = Sprint(
-                connected.client,
-                lambda experiment, sink: self._run_experiment(lab, experiment, sink, folder.id),
-                folder,
-                sandbox_facts(lab.policy),
-                self._progress,
-                self._seed,
-                self._budgets,
-            )
-            summary = sprint.run(goal)
+            with Store(self._results).new("sprint") as folder:
+                self._progress.note(f"results in {folder.path}")
+                summary = self._sprint(connected.client, lab, folder).run(goal)
         self.sprint_log.append(summary)
         return summary
+
+    def _sprint(self, client: LumenbridgeClient, lab: Lab, folder: RunFolder) -> Sprint:
+        return Sprint(
+            client,
+            lambda experiment, sink: self._run_experiment(lab, experiment, sink, folder.id),
+            folder,
+            sandbox_facts(lab.policy),
+            self._progress,
+            self._seed,
+            self._budgets,
+        )
 
     def _run_experiment(self, lab: Lab, experiment: Experiment, sink: Sink, sprint_id: str) -> Execution:
         return lab.executor.run(experiment, lab.policy, lab.request, self.watch(sink), sprint=sprint_id)

@@ -142,7 +142,9 @@ def _read(path: Path, model: type[_Model]) -> _Model:
     except (yaml.YAMLError, RecursionError) as error:
         raise PolicyError(f"policy {path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors()[:5])
+        # What is there and wrong comes first: it is likelier the reader's mistake than what is missing.
+        found = sorted(error.errors(), key=lambda item: item["type"] == "missing")
+        problems = "; ".join(_problem(item["loc"], item["msg"]) for item in found[:5])
         raise PolicyError(f"policy {path}: {problems}") from None
 
 

@@ -10,14 +10,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from executor.experiment import MetricRecord, PlanRecord, RunRecord
 from results.metrics import AnyRecord
+
+if TYPE_CHECKING:  # loaded when something is drawn: it takes half a second that most commands do not need
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -43,8 +45,8 @@ def draw_curves(records: Iterable[AnyRecord], path: Path) -> bool:
     return True
 
 
-def _comparison(plan: PlanRecord, metrics: Sequence[MetricRecord], runs: Sequence[RunRecord]) -> Figure:
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+def _comparison(plan: PlanRecord, metrics: Sequence[MetricRecord], runs: Sequence[RunRecord]) -> "Figure":
+    figure = _figure(11, 4.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     shown = _curve_name(plan, metrics)
     for index, arm in enumerate(plan.arms[:_MAX_LINES]):
@@ -72,7 +74,7 @@ def _curve_name(plan: PlanRecord, metrics: Sequence[MetricRecord]) -> str:
     return max(counts, key=lambda name: counts[name])
 
 
-def _draw_arm(axes: Axes, label: str, curves: Sequence[Points], colour: str) -> None:
+def _draw_arm(axes: "Axes", label: str, curves: Sequence[Points], colour: str) -> None:
     for curve in curves:
         axes.plot(*_finite(curve), color=colour, alpha=0.2, linewidth=0.8)
     steps = sorted({step for curve in curves for step, _ in curve})
@@ -82,7 +84,7 @@ def _draw_arm(axes: Axes, label: str, curves: Sequence[Points], colour: str) -> 
     axes.plot(*_finite(means), color=colour, linewidth=2, label=f"{label} ({len(curves)} runs)")
 
 
-def _draw_outcomes(axes: Axes, plan: PlanRecord, runs: Sequence[RunRecord]) -> None:
+def _draw_outcomes(axes: "Axes", plan: PlanRecord, runs: Sequence[RunRecord]) -> None:
     by_seed: dict[int, dict[str, float]] = defaultdict(dict)
     for run in runs:
         if run.status == "ok" and math.isfinite(run.values.get(plan.primary, math.nan)):
@@ -102,7 +104,7 @@ def _draw_outcomes(axes: Axes, plan: PlanRecord, runs: Sequence[RunRecord]) -> N
     _label(axes, _plain(plan.factor), f"{_plain(plan.primary)} ({better} is better)", "Every run, paired by seed")
 
 
-def _single(metrics: Sequence[MetricRecord]) -> Figure:
+def _single(metrics: Sequence[MetricRecord]) -> "Figure":
     lines: dict[str, Points] = defaultdict(list)
     for record in metrics:
         for name, value in record.values.items():
@@ -110,7 +112,7 @@ def _single(metrics: Sequence[MetricRecord]) -> Figure:
                 lines[name].append((_step(record, lines[name]), value))
     columns = min(2, len(lines))
     rows = math.ceil(len(lines) / columns)
-    figure = Figure(figsize=(5.5 * columns, 3.2 * rows), layout="constrained")
+    figure = _figure(5.5 * columns, 3.2 * rows)
     for index, (name, points) in enumerate(lines.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.plot(*_finite(points), color=_COLOURS[0], linewidth=1.5, marker="." if len(points) < 50 else None)
@@ -132,7 +134,7 @@ def _finite(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     )
 
 
-def _label(axes: Axes, x: str, y: str, title: str) -> None:
+def _label(axes: "Axes", x: str, y: str, title: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left", fontsize=11)
@@ -147,9 +149,14 @@ def _plain(text: str, limit: int = 32) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
     picture = io.BytesIO()
-    FigureCanvasAgg(figure)
     figure.savefig(picture, format="png")
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     with os.fdopen(descriptor, "wb") as file:

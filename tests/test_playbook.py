@@ -102,10 +102,12 @@ def test_an_arm_it_does_not_know_is_named_not_dropped(goal: str, said: str) -> N
         read_goal(goal)
 
 
-WORDS = st.sampled_from(
-    ("compare", "AdamW", "Lion", "SGD", "vs", "and", "warmup", "batch size", "weight decay", "50%", "0.5", ",", "1e-4")
-    + ("hidden dimension", "gradient clipping", "fp16", "bf16", "no", "without", "optimizer", "checkpointing")
-    + ("precision", "steps", "100", "1000", "by", "double", "\x00", "\u202e", "☃")
+WORDS = st.one_of(
+    st.sampled_from(
+        ("compare", "AdamW", "Lion", "SGD", "vs", "and", "or", "by", "no", "without", "double", "\x00", "\u202e")
+    ),
+    st.sampled_from(("warmup", "batch size", "weight decay", "hidden dimension", "gradient clipping", "checkpointing")),
+    st.sampled_from(("optimizer", "precision", "fp16", "bf16", "50%", "0.5", ",", "1e-4", "steps", "100", "1000", "☃")),
 )
 
 

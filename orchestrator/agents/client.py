@@ -116,18 +116,18 @@ class LumenbridgeClient:
             reraise=True,
         )
         try:
-            return parse(retrying(self._once, attempt), model, what)
-        except _TryAgain as error:
+            payload = retrying(self._once, attempt)
+        except (_TryAgain, AgentsUnavailable) as error:
             raise AgentsUnavailable(f"{what}: {error}") from None
         except AgentRefused as error:
-            said = error.said or str(error)
-            raise AgentRefused(f"{what}: {said}", said) from None
+            raise AgentRefused(f"{what}: {error}", str(error)) from None
+        return parse(payload, model, what)
 
     def _pause(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, _TryAgain) and error.after is not None:
             return error.after
-        return wait_exponential_jitter(initial=self._backoff, max=20, jitter=self._backoff)(state)
+        return wait_exponential_jitter(multiplier=self._backoff, max=20, jitter=self._backoff)(state)
 
     def _once(self, attempt: _Attempt) -> object:
         left = attempt.deadline - time.monotonic()
@@ -201,7 +201,7 @@ def _judge(response: requests.Response, raw: bytes) -> object:
         raise AgentsUnavailable(f"the service answered {status}, a redirect, which is not followed")
     if status >= 400:
         said = _reason(raw).lstrip(": ") or f"the service answered {status}"
-        raise AgentRefused(said, said)
+        raise AgentRefused(said)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):

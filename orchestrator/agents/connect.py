@@ -8,9 +8,6 @@ from typing import Literal
 
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused
-from orchestrator.local_agents.playbook.engine import PlaybookEngine
-from orchestrator.local_agents.serving import serve_locally
-from orchestrator.local_agents.store import AgentStore
 from orchestrator.settings import Settings
 
 AgentsChoice = Literal["auto", "local", "lumenbridge"]
@@ -36,6 +33,11 @@ def connect(settings: Settings, choice: AgentsChoice, state: Path) -> Iterator[C
         client = LumenbridgeClient(settings.lumenbridge_url, settings.user_id)
         yield Connected(client, f"agents of {client.base_url}: LUMENBRIDGE_BASE_URL is set")
         return
+    # A server and an engine are loaded only when they are needed: most commands ask nobody.
+    from orchestrator.local_agents.playbook.engine import PlaybookEngine
+    from orchestrator.local_agents.serving import serve_locally
+    from orchestrator.local_agents.store import AgentStore
+
     reason = "as asked" if choice == "local" else "LUMENBRIDGE_BASE_URL is not set"
     store = AgentStore(state / "local_agents.sqlite")
     try:

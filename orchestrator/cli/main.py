@@ -7,7 +7,6 @@ import sys
 from importlib.metadata import version
 from typing import Annotated
 
-import click
 import typer
 
 from executor.errors import ExecutorError
@@ -64,15 +63,15 @@ def main() -> None:
 
 def _status_of(error: BaseException) -> int:
     """Tells the person, and returns the exit status. What nobody foresaw is raised again, with its trace."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         note("interrupted")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         # The reader of our output is gone (labsandbox … | head); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    if isinstance(error, click.ClickException):
-        note(f"labsandbox: {error.format_message()}")
+    if (usage := getattr(error, "format_message", None)) is not None:  # click's errors, whichever click typer carries
+        note(f"labsandbox: {usage()}")
         return USAGE
     if isinstance(error, StoreError):
         note(f"labsandbox: {error}")

@@ -40,7 +40,7 @@ def print_json(data: Any) -> None:
 
 
 def _shown(character: str) -> bool:
-    return character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _visible(character: str) -> str:

@@ -1,0 +1,275 @@
+"""Promises of the command line: the right exit status, one clear line, one JSON value, and a terminal left in peace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.cli.terminal import harmless, one_line
+from policies.audit import AuditLog
+from tests.faulty_server import HTML, always, faulty, huge
+
+COMMAND = str(Path(sys.executable).with_name("labsandbox"))
+QUICK = ("--backend", "oci", "--wall", "20s")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def labsandbox(*arguments: str, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, **environment},
+    )
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says what was wrong."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("labsandbox: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_version_and_help_answer(here: Path) -> None:
+    assert labsandbox("--version").stdout.startswith("labsandbox ")
+    for command in ("run", "exec", "sprints", "policy", "audit", "images", "agents", "doctor"):
+        assert command in labsandbox("--help").stdout
+        assert labsandbox(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("print('hi')", 0), ("raise SystemExit(1)", 1), ("raise SystemExit(137)", 1), ("import time; time.sleep(60)", 1)],
+)
+def test_the_exit_status_tells_whether_the_experiment_completed(here: Path, code: str, status: int) -> None:
+    assert labsandbox("exec", "-", "--backend", "oci", "--wall", "2s", text=code).returncode == status
+
+
+def test_json_is_one_value_on_standard_output_and_everything_else_is_on_standard_error(here: Path) -> None:
+    done = labsandbox("exec", "-", "--json", *QUICK, text="print('from inside')")
+    execution = json.loads(done.stdout)
+    assert execution["schema"] == "labsandbox.execution/1"
+    assert execution["stdout"] == "from inside\n"
+    assert "from inside" in done.stderr
+    assert labsandbox("exec", "-", *QUICK, text="print('from inside')").stdout == "from inside\n"
+
+
+def test_a_runs_folder_holds_its_code_execution_logs_and_artifacts(here: Path) -> None:
+    labsandbox("exec", "-", *QUICK, text="import numpy, lab; lab.log(step=1, a=2); open('out/x', 'w').write('y')")
+    (folder,) = (here / "results").iterdir()
+    assert folder.name.startswith("exec_")
+    assert (folder / "artifacts/out/x").read_text() == "y"
+    assert json.loads((folder / "execution.json").read_text())["outcome"] == "completed"
+    assert (folder / "requirements.txt").read_text().startswith("numpy==")
+    assert (folder / "curves.png").exists() and (folder / "metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("exec", "missing.py"), 2, "cannot read missing.py: No such file"),
+        (("exec", "broken.py"), 2, "broken.py, line 2"),
+        (("exec", "bomb.py"), 2, "bomb.py"),
+        (("exec", "binary.py"), 2, "not UTF-8"),
+        (("exec", "good.py", "--policy", "nope"), 2, "unknown policy 'nope'"),
+        (("exec", "good.py", "--policy", "keys.yaml"), 2, "surprise"),
+        (("exec", "good.py", "--policy", "units.yaml"), 2, "limits.wall"),
+        (("exec", "good.py", "--wall", "20"), 2, "--wall: a duration needs a unit"),
+        (("exec", "good.py", "--memory", "much"), 2, "--memory: not a size"),
+        (("exec", "good.py", "--cpus", "-1"), 2, "--cpus"),
+        (("exec", "good.py", "--requirements", "options.txt"), 2, "option of pip"),
+        (("exec", "good.py", "--results", "file"), 2, "not a folder"),
+        (("exec", "good.py", "--results", "link"), 2, "symbolic link"),
+        (("exec", "good.py", "--runtime", "nope"), 4, "does not know the runtime"),
+        (("exec", "good.py", "--gpus", "1"), 4, "GPU"),
+        (("run", ""), 2, "the goal is empty"),
+        (("run", "x" * 100_000), 2, "100,000 characters"),
+        (("run", "bake a cake"), 2, "cannot read this goal"),
+        (("run", "AdamW vs Lion", "--agents", "lumenbridge"), 2, "LUMENBRIDGE_BASE_URL"),
+        (("sprints", "show", "nope"), 2, "there is no sprint"),
+        (("policy", "show", "nope"), 2, "unknown policy"),
+        (("audit", "log", "--nope"), 2, "No such option"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_the_right_status(
+    here: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    (here / "good.py").write_text("print(1)")
+    (here / "broken.py").write_text("x = 1\ndef f(:\n")
+    (here / "bomb.py").write_text("(" * 100_000)
+    (here / "binary.py").write_bytes(b"\xff\xfe")
+    (here / "keys.yaml").write_text("surprise: 1")
+    (here / "units.yaml").write_text("name: x\nlimits: {wall: 120}")
+    (here / "options.txt").write_text("--index-url http://x\n")
+    (here / "file").write_text("mine")
+    (here / "real").mkdir()
+    (here / "link").symlink_to(here / "real")
+    extra = ("--backend", "oci") if arguments[0] in {"exec", "run"} else ()
+    done = labsandbox(*arguments, *extra)
+    assert done.returncode == status, done.stderr
+    assert said in told(done)
+    assert done.stdout == ""
+    assert (here / "file").read_text() == "mine" and list((here / "real").iterdir()) == []
+
+
+def test_a_request_beyond_the_policy_or_the_box_is_denied_with_status_3(here: Path) -> None:
+    done = labsandbox("exec", "-", "--json", "--backend", "oci", "--wall", "1h", text="print('ran')")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["outcome"] == "denied"
+    (here / "ceiling.yaml").write_text("limits: {memory: 1GiB}")
+    arguments = ("exec", "-", "--backend", "oci", "--memory", "2GiB")
+    done = labsandbox(*arguments, text="print('ran')", LABSANDBOX_CEILING="ceiling.yaml")
+    assert done.returncode == 3
+    assert "allows 1GiB" in done.stderr and "ran" not in done.stdout
+
+
+def test_a_full_results_folder_is_status_4_and_loses_nothing(here: Path) -> None:
+    full = here / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(full)], check=True)
+    try:
+        (full / "theirs").write_bytes(b"x" * 100_000)
+        code = "import time\nfor _ in range(100): print('y' * 10000)\ntime.sleep(30)"
+        done = labsandbox("exec", "-", "--results", "full", *QUICK, text=code)
+        assert done.returncode == 4
+        assert "no space left" in done.stderr and "Traceback" not in done.stderr
+        assert (full / "theirs").read_bytes() == b"x" * 100_000
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+@pytest.mark.parametrize("fault", [always(HTML), huge], ids=["html", "30 MB"])
+def test_a_misbehaving_agent_server_is_status_4(here: Path, fault: object) -> None:
+    with faulty(fault) as server:  # type: ignore[arg-type]
+        done = labsandbox("run", "AdamW vs Lion", "--backend", "oci", LUMENBRIDGE_BASE_URL=server.url)
+    assert done.returncode == 4
+    assert "listing the agents" in told(done)
+
+
+def test_control_sequences_of_an_experiment_never_reach_the_terminal(here: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "sys.stdout.write('\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\rover\\u202eevil\\n')\n"
+        "os.write(1, bytes(range(256)))\n"
+        "open('bad\\x1b[31m\\nname', 'w').write('x')\n"
+        "os.symlink('/', 'link\\x1b[0m')\n"
+    )
+    done = subprocess.run([COMMAND, "exec", "-", *QUICK], input=code.encode(), capture_output=True)
+    allowed = {0x0A, 0x09, *range(0x20, 0x7F)}
+    for stream in (done.stdout, done.stderr):
+        text = stream.decode()
+        assert all(ord(character) in allowed or ord(character) > 0x9F for character in text)
+        assert "\u202e" not in text
+
+
+@given(st.text())
+def test_any_text_is_harmless_to_a_terminal_once_it_is_cleaned(text: str) -> None:
+    cleaned = harmless(text)
+    assert all(character in "\n\t" or character.isprintable() or character.isspace() for character in cleaned)
+    assert "\x1b" not in cleaned and "\r" not in cleaned and "\x9b" not in cleaned
+    assert harmless(cleaned) == cleaned
+    assert len(one_line(text)) <= 300 and "\n" not in one_line(text)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
+    here: Path, own_state: Path, how: signal.Signals
+) -> None:
+    code = "import time\nopen('out/part', 'w').write('p')\nprint('up', flush=True)\ntime.sleep(100)"
+    (here / "slow.py").write_text(code)
+    process = subprocess.Popen(
+        [COMMAND, "exec", "slow.py", "--json", "--backend", "oci"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None and process.stdout is not None
+    while "up" not in process.stderr.readline():
+        pass
+    began = time.monotonic()
+    process.send_signal(how)
+    execution = json.loads(process.stdout.read())
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 5
+    assert execution["outcome"] == "cancelled"
+    assert [artifact["name"] for artifact in execution["artifacts"]] == ["out/part"]
+    assert list((own_state / "oci/bundles").iterdir()) == []
+    assert list(AuditLog(own_state / "audit.jsonl").records())[-1]["outcome"] == "cancelled"
+
+
+def test_auto_takes_oci_where_no_engine_answers_and_says_why(here: Path) -> None:
+    done = labsandbox("exec", "-", "--wall", "10s", text="print(1)", DOCKER_HOST="unix:///nowhere.sock")
+    assert done.returncode == 0
+    assert "backend oci: no Docker engine answers" in done.stderr
+
+
+def test_auto_takes_docker_where_an_engine_has_the_image_and_says_why(here: Path, cpu_image: str) -> None:
+    done = labsandbox("exec", "-", "--wall", "10s", text="print(1)")
+    assert "backend docker: an engine answers and has the image" in done.stderr
+
+
+def test_any_image_with_python_serves(here: Path, cpu_image: str) -> None:
+    done = labsandbox("exec", "-", "--json", "--image", "labsandbox-base:bookworm", text="import lab; lab.log(a=1)")
+    execution = json.loads(done.stdout)
+    assert (execution["outcome"], execution["metrics_total"]) == ("completed", 1)
+    assert execution["image"]["reference"] == "labsandbox-base:bookworm"
+    assert execution["image"]["digest"].startswith("sha256:")
+
+
+def test_what_was_decided_can_be_read_back(here: Path) -> None:
+    labsandbox("exec", "-", *QUICK, text="print(1)")
+    records = json.loads(labsandbox("audit", "log", "--json").stdout)
+    assert [record["event"] for record in records] == ["decision", "start", "end"]
+    assert "completed" in labsandbox("audit", "log").stdout
+    assert json.loads(labsandbox("audit", "log", "--execution", "none", "--json").stdout) == []
+
+
+def test_policies_and_images_and_agents_and_the_machine_are_told_as_json_too(here: Path, cpu_image: str) -> None:
+    assert {"default", "gpu", "strict"} <= {
+        one["name"] for one in json.loads(labsandbox("policy", "list", "--json").stdout)
+    }
+    shown = json.loads(labsandbox("policy", "show", "default", "--json").stdout)
+    assert shown["limits"]["memory"] == "4GiB"
+    images = json.loads(labsandbox("images", "list", "--json").stdout)
+    assert cpu_image in {image["reference"] for image in images}
+    assert json.loads(labsandbox("agents", "setup", "--json").stdout)["CoderAgent"] == "registered"
+    assert json.loads(labsandbox("agents", "setup", "--json").stdout)["CoderAgent"] == "unchanged"
+    assert len(json.loads(labsandbox("agents", "list", "--json").stdout)) == 4
+    routed = json.loads(labsandbox("agents", "consult", "AdamW vs Lion", "--json").stdout)
+    assert routed["routing"]["selected_agent"] == "code" and "lab.compare" in routed["result"]["code"]
+    doctor = json.loads(labsandbox("doctor", "--json").stdout)
+    assert doctor["ready"] is True
+    assert {"backend oci", "backend docker", "audit log"} <= {finding["name"] for finding in doctor["findings"]}
+
+
+def test_a_sprint_is_listed_and_shown_and_its_verdict_printed(here: Path) -> None:
+    done = labsandbox("run", "Compare batch sizes 16 and 64", "--backend", "oci", "--wall", "20s", "--seed", "4")
+    assert done.returncode == 0, done.stderr
+    assert "Verdict:" in done.stdout and "Results:   results/sprint_" in done.stdout
+    assert "local agents (playbook): LUMENBRIDGE_BASE_URL is not set" in done.stderr
+    (listed,) = json.loads(labsandbox("sprints", "list", "--json").stdout)
+    assert listed["outcome"] == "completed" and listed["goal"] == "Compare batch sizes 16 and 64"
+    shown = labsandbox("sprints", "show", listed["id"])
+    assert "Plan" in shown.stdout and listed["verdict"] in shown.stdout and "cgroup memory" in shown.stdout
+    summary = json.loads(labsandbox("sprints", "show", listed["id"], "--json").stdout)
+    assert summary["seed"] == 4
+    assert summary["phases"]["implementation"]["execution"]["metrics"][0]["seeds"][0] == 4
+
+
+def test_importing_the_package_is_cheap() -> None:
+    program = "import sys, orchestrator; print(sorted({'docker', 'scipy', 'matplotlib', 'uvicorn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,0 +1,56 @@
+"""The playbook's eight factors, each run for real: a completed execution, and a verdict from what was measured."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from executor.backends.oci import OciBackend
+from executor.executor import Executor
+from executor.experiment import Experiment, MetricRecord, Outcome, PlanRecord
+from orchestrator.local_agents.playbook.goals import read_goal
+from orchestrator.local_agents.playbook.writing import write_experiment
+from policies.audit import AuditLog
+from policies.decision import Request
+from policies.model import PartialLimits, load_policy
+from policies.state import cache_dir
+from results.analysis import Analysis, analyse
+from tests.conftest import Recorded
+from tests.studies import EIGHT_FACTORS
+
+
+def run_study(goal: str, state: Path, wall: str) -> tuple[Analysis, Recorded]:
+    study = read_goal(goal)
+    executor = Executor(OciBackend(state, cache_dir()), AuditLog(state / "audit.jsonl"))
+    sink = Recorded()
+    request = Request(limits=PartialLimits.model_validate({"wall": wall}))
+    execution = executor.run(Experiment(code=write_experiment(study)), load_policy("default"), request, sink)
+    assert execution.outcome is Outcome.COMPLETED, execution.stderr
+    assert execution.metrics_rejected == 0
+    assert "results.json" in sink.files
+    return analyse(sink.records), sink  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("goal", EIGHT_FACTORS)
+def test_each_factor_completes_in_little_time_with_an_honest_verdict(goal: str, own_state: Path) -> None:
+    study = read_goal(goal)
+    analysis, sink = run_study(goal, own_state, "24s")
+    assert isinstance(sink.records[0], PlanRecord), "the plan stands before anything ran"
+    assert [arm.name for arm in analysis.arms] == [arm.name for arm in study.arms]
+    assert analysis.primary == study.primary
+    pairs = min((contrast.pairs for contrast in analysis.contrasts), default=0)
+    assert pairs >= 1 or analysis.verdict.word == "inconclusive"
+    if pairs < 6:
+        assert analysis.verdict.word == "inconclusive"
+    losses = [record.values["train_loss"] for record in sink.records if isinstance(record, MetricRecord)]
+    assert losses and all(math.isfinite(loss) for loss in losses)
+
+
+def test_checkpointing_saves_memory_and_leaves_the_loss_alone(own_state: Path) -> None:
+    analysis, sink = run_study("Measure memory savings from gradient checkpointing", own_state, "60s")
+    off, on = analysis.arms
+    assert analysis.verdict.word == "better" and analysis.verdict.arm == "on"
+    assert on.mean is not None and off.mean is not None and on.mean < 0.6 * off.mean
+    runs = {(r.seed, r.arm): r.values["val_loss"] for r in sink.records if getattr(r, "type", "") == "run"}  # type: ignore[attr-defined]
+    for seed in range(8):
+        assert runs[seed, "off"] == pytest.approx(runs[seed, "on"], abs=1e-3)
