@@ -92,7 +92,7 @@ install_python_packages() {
     [ -e "$stamp" ] && .venv/bin/python -c '' 2>/dev/null && return 0
     say "installing labsandbox's own Python packages into .venv"
     .venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras"
+    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras"
     : >"$stamp"
 }
 

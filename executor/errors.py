@@ -1,6 +1,7 @@
 """What can go wrong around an experiment.
 
     ExecutorError
+    ├── RequestDenied           the policy says no: nothing was started
     ├── SandboxUnavailable      no backend, image, runtime or device: nothing was started
     └── InfrastructureError     something broke under a run: the container died, the engine went, the channel is torn
 
@@ -10,6 +11,10 @@ What the experiment itself does wrong is no exception: it is an `Outcome`.
 
 class ExecutorError(RuntimeError):
     """Base of this tree; the text is one line for people."""
+
+
+class RequestDenied(ExecutorError):
+    """The policy denies what was asked for; the text is its reason."""
 
 
 class SandboxUnavailable(ExecutorError):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from executor.backends.base import Backend, Container, ContainerSpec, Progress
 from executor.channel import Channel, library_files, opening
 from executor.conversation import COLLECT_GRACE, START_GRACE, Conversation, Report
-from executor.errors import ExecutorError, SandboxUnavailable
+from executor.errors import ExecutorError, RequestDenied, SandboxUnavailable
 from executor.experiment import (
     AuditRef,
     Execution,
@@ -29,7 +29,7 @@ from executor.observe import Cgroup
 from executor.ownership import Owner
 from executor.verdict import judge
 from policies.audit import AuditLog
-from policies.decision import Decision, Request, decide
+from policies.decision import Capabilities, Decision, Request, decide
 from policies.model import Ceiling, Policy
 from sandbox_images.lock import HERE, unmet
 
@@ -80,6 +80,20 @@ class Executor:
             self._audit.append("sweep", backend=self.backend.name, removed=removed)
         return removed
 
+    def preflight(self, policy: Policy, request: Request) -> None:
+        """Makes sure that an experiment could run under these terms, before anybody works on one.
+
+        Builds or finds the image. Raises RequestDenied (which the audit log keeps) or SandboxUnavailable.
+        """
+        capabilities = self.backend.capabilities()
+        decision = decide(request, policy, capabilities, self._ceilings)
+        if not decision.allow:
+            self._record_decision(decision, request, capabilities, execution=None, sprint=None, code_sha256=None)
+            raise RequestDenied(decision.reason)
+        if decision.limits.gpus > 0:
+            raise SandboxUnavailable(_no_gpus(decision, capabilities))
+        self.backend.prepare(self._progress)
+
     def run(
         self,
         experiment: Experiment,
@@ -97,7 +111,7 @@ class Executor:
         if not run.decision.allow:
             return self._close(run, Outcome.DENIED, run.decision.reason)
         if run.decision.limits.gpus > 0:
-            reason = f"asked for {run.decision.limits.gpus} GPU(s): {self.backend.capabilities().gpus_why}"
+            reason = _no_gpus(run.decision, self.backend.capabilities())
             self._close(run, Outcome.INFRASTRUCTURE, reason)
             raise SandboxUnavailable(reason)
         try:
@@ -116,12 +130,19 @@ class Executor:
         request = request.model_copy(update={"unmet_requirements": missing})
         capabilities = self.backend.capabilities()
         decision = decide(request, policy, capabilities, self._ceilings)
-        asked = request.limits.given()
         run_id = secrets.token_hex(8)
-        sequence = self._audit.append(
+        digest = hashlib.sha256(experiment.code.encode("utf-8", "surrogatepass")).hexdigest()
+        sequence = self._record_decision(
+            decision, request, capabilities, execution=run_id, sprint=sprint, code_sha256=digest
+        )
+        limits = table(decision, request.limits.given(), {})
+        return _Run(run_id, experiment, policy.environment, decision, sequence, limits)
+
+    def _record_decision(
+        self, decision: Decision, request: Request, capabilities: Capabilities, **about: str | None
+    ) -> int:
+        return self._audit.append(
             "decision",
-            execution=run_id,
-            sprint=sprint,
             allow=decision.allow,
             policy={"name": decision.policy, "sha256": decision.policy_sha256},
             requested=request.limits.model_dump(mode="json", exclude_none=True),
@@ -129,9 +150,8 @@ class Executor:
             rules=[rule.model_dump(mode="json") for rule in decision.rules],
             backend=capabilities.backend,
             runtime=capabilities.runtime,
-            code_sha256=hashlib.sha256(experiment.code.encode("utf-8", "surrogatepass")).hexdigest(),
+            **about,
         )
-        return _Run(run_id, experiment, policy.environment, decision, sequence, table(decision, asked, {}))
 
     def _in_container(self, run: _Run, sink: Sink) -> None:
         assert run.image is not None
@@ -289,6 +309,10 @@ class Executor:
 
 
 _LIMIT_HIT = {Outcome.TIMEOUT: "wall", Outcome.OOM: "memory", Outcome.OUTPUT_LIMIT: "output"}
+
+
+def _no_gpus(decision: Decision, capabilities: Capabilities) -> str:
+    return f"asked for {decision.limits.gpus} GPU(s): {capabilities.gpus_why}"
 
 
 def _requested(run: _Run) -> dict[str, float]:

@@ -55,14 +55,15 @@ class AIResearchTeam:
     def run_sprint(self, goal: str) -> dict[str, Any]:
         """Runs one sprint and returns its summary, which is also in the results folder.
 
-        Raises UsageProblem for what is no goal, PolicyError, SandboxUnavailable or StoreError when nothing could be
-        started, AgentError when no code came.
+        Raises UsageProblem for what is no goal; PolicyError, RequestDenied, SandboxUnavailable or StoreError when
+        nothing could be started; AgentError when no code came.
         """
         goal = check_goal(goal)
         lab = open_lab(self._options, self._progress.note)
         self._progress.note(lab.why)
         with self._connected() as connected:
             self._progress.note(connected.why)
+            lab.executor.preflight(lab.policy, lab.request)
             setup_team(connected.client)
             with Store(self._results).new("sprint") as folder:
                 self._progress.note(f"results in {folder.path}")

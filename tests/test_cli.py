@@ -98,6 +98,8 @@ def test_a_runs_folder_holds_its_code_execution_logs_and_artifacts(here: Path) -
         (("exec", "good.py", "--results", "link"), 2, "symbolic link"),
         (("exec", "good.py", "--runtime", "nope"), 4, "does not know the runtime"),
         (("exec", "good.py", "--gpus", "1"), 4, "GPU"),
+        (("run", "AdamW vs Lion", "--gpus", "1"), 4, "GPU"),
+        (("run", "AdamW vs Lion", "--wall", "1h"), 3, "allows 120s"),
         (("run", ""), 2, "the goal is empty"),
         (("run", "x" * 100_000), 2, "100,000 characters"),
         (("run", "bake a cake"), 2, "cannot read this goal"),

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from executor.errors import ExecutorError
+from executor.errors import ExecutorError, RequestDenied
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints
-from orchestrator.cli.status import INFRASTRUCTURE, INTERRUPTED, USAGE
+from orchestrator.cli.status import DENIED, INFRASTRUCTURE, INTERRUPTED, USAGE
 from orchestrator.cli.terminal import console, note
 from orchestrator.errors import UsageProblem
 from policies.audit import AuditError
@@ -79,6 +79,9 @@ def _status_of(error: BaseException) -> int:
     if isinstance(error, UsageProblem | PolicyError | AgentRefused):
         note(f"labsandbox: {error}")
         return USAGE
+    if isinstance(error, RequestDenied):
+        note(f"labsandbox: denied: {error}")
+        return DENIED
     if isinstance(error, ExecutorError | AgentsUnavailable | AuditError | BuildError):
         note(f"labsandbox: {error}")
         return INFRASTRUCTURE

@@ -2,10 +2,10 @@
 
 from executor.experiment import Outcome
 
-INFRASTRUCTURE, USAGE, INTERRUPTED = 4, 2, 130
+USAGE, DENIED, INFRASTRUCTURE, INTERRUPTED = 2, 3, 4, 130
 _BY_OUTCOME = {
     Outcome.COMPLETED: 0,
-    Outcome.DENIED: 3,
+    Outcome.DENIED: DENIED,
     Outcome.INFRASTRUCTURE: INFRASTRUCTURE,
     Outcome.CANCELLED: INTERRUPTED,
 }
