@@ -123,6 +123,8 @@ class Executor:
             self._in_container(run, sink)
         except (ExecutorError, OSError) as error:
             run.failure = str(error)
+        except KeyboardInterrupt:
+            run.report.ended = "cancelled"  # before it ran, or for the second time: it ends here, and is recorded
         return self._close(run, *judge(run.report, run.oom, run.failure, run.decision.limits))
 
     def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> _Run:

@@ -15,6 +15,10 @@ _MAX_POLICY_FILE = 64 * 1024
 
 _Model = TypeVar("_Model", bound=BaseModel)
 Count = Annotated[int, Field(strict=True, ge=1)]
+# Below these the container's own PID 1 and runtime could not work, and every run would be infrastructure's failure.
+Pids = Annotated[int, Field(strict=True, ge=16)]
+OpenFiles = Annotated[int, Field(strict=True, ge=128)]
+Memory = Annotated[Bytes, Field(ge=64 << 20)]
 GpuCount = Annotated[int, Field(strict=True, ge=0, le=64)]
 Cpus = Annotated[float, Field(gt=0, le=4096)]
 
@@ -34,9 +38,9 @@ class Limits(_Strict):
     """Wall clock, from the start of the experiment's process."""
     cpus: Cpus
     """CPU bandwidth in cores."""
-    memory: Bytes
+    memory: Memory
     """Memory of the whole container, the files in it included; swap is always 0."""
-    pids: Count
+    pids: Pids
     """Processes and threads at once."""
     workspace: Bytes
     """Size of /workspace."""
@@ -46,7 +50,7 @@ class Limits(_Strict):
     """Size of /dev/shm."""
     files: Count
     """Files and directories (inodes) in each of the three."""
-    open_files: Count
+    open_files: OpenFiles
     """Descriptors of one process."""
     output: Bytes
     """Standard output and standard error together."""
@@ -65,13 +69,13 @@ class PartialLimits(_Strict):
 
     wall: Seconds | None = None
     cpus: Cpus | None = None
-    memory: Bytes | None = None
-    pids: Count | None = None
+    memory: Memory | None = None
+    pids: Pids | None = None
     workspace: Bytes | None = None
     tmp: Bytes | None = None
     shm: Bytes | None = None
     files: Count | None = None
-    open_files: Count | None = None
+    open_files: OpenFiles | None = None
     output: Bytes | None = None
     metrics: Bytes | None = None
     artifacts: Bytes | None = None

@@ -16,7 +16,7 @@ import docker
 import docker.errors
 import requests
 
-from sandbox_images.lock import HERE, lock_file
+from sandbox_images.lock import FLAVOURS, HERE, lock_file
 from sandbox_images.wheels import BuildError, Progress, exclusive, run, scratch, wheelhouse
 
 DEFAULT_BASE = "python:3.11-slim-bookworm"
@@ -58,7 +58,7 @@ def build_image(client: docker.DockerClient, flavour: str, base: str, cache: Pat
 
 def sandbox_images(client: docker.DockerClient) -> list[dict[str, Any]]:
     """The images of this project that the engine holds, with id, size in bytes, and whether each is current."""
-    current = {image_reference("cpu"), image_reference("gpu")}
+    current = {image_reference(flavour) for flavour in FLAVOURS if dockerfile(flavour).exists()}
     return [
         {"reference": tag, "id": image.id, "bytes": image.attrs["Size"], "current": tag in current}
         for image in client.images.list()

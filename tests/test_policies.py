@@ -44,6 +44,8 @@ def test_every_built_in_policy_loads_and_strict_is_stricter_than_default() -> No
         ({"cpus": 0}, "limits.cpus"),
         ({"cpus": float("nan")}, "limits.cpus"),
         ({"wall": "-3s"}, "limits.wall"),
+        ({"memory": "1MiB"}, "limits.memory: Input should be greater"),
+        ({"pids": 2}, "limits.pids"),
     ],
 )
 def test_a_policy_file_with_a_wrong_unit_or_key_is_refused_in_one_line(
@@ -89,8 +91,8 @@ PARTIAL = st.fixed_dictionaries(
     optional={
         "wall": st.integers(1, 500).map(lambda n: f"{n}s"),
         "cpus": st.floats(0.1, 16),
-        "memory": st.integers(1, 16384).map(lambda n: f"{n}MiB"),
-        "pids": st.integers(1, 4096),
+        "memory": st.integers(64, 16384).map(lambda n: f"{n}MiB"),
+        "pids": st.integers(16, 4096),
         "workspace": st.integers(1, 4096).map(lambda n: f"{n}MiB"),
         "gpus": st.integers(0, 8),
     },
@@ -164,13 +166,13 @@ def test_the_environment_can_add_a_ceiling_but_not_take_one_away(
 ) -> None:
     box, mine = tmp_path / "box.yaml", tmp_path / "mine.yaml"
     box.write_text("limits: {memory: 1GiB}")
-    mine.write_text("limits: {memory: 8GiB, pids: 10}")
+    mine.write_text("limits: {memory: 8GiB, pids: 20}")
     monkeypatch.setattr("policies.merge.BOX_CEILING", box)
     monkeypatch.setenv("LABSANDBOX_CEILING", str(mine))
     limits = load_policy("default").limits
     for ceiling in box_ceilings():
         limits = stricter(limits, ceiling.limits)
-    assert (limits.memory, limits.pids) == (1 << 30, 10)
+    assert (limits.memory, limits.pids) == (1 << 30, 20)
 
 
 def test_the_policys_digest_changes_with_its_content_only() -> None:
