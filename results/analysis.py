@@ -19,8 +19,14 @@ from executor.experiment import Config, MetricRecord, PlanRecord, RunRecord, Set
 from results.metrics import AnyRecord
 
 ALPHA = 0.05
-MIN_PAIRS = 6
-"""The smallest two-sided p of the sign-flip test is 2/2^n: with fewer pairs it cannot reach 0.05."""
+
+
+def pairs_to_decide(contrasts: int) -> int:
+    """The fewest pairs with which the sign-flip test can decide: its smallest two-sided p, 2/2^n, after Holm's
+    correction for that many contrasts, must be below 0.05. That is 6 for one contrast, 7 for two or three."""
+    return math.floor(math.log2(2 * contrasts / ALPHA)) + 1
+
+
 _TOO_LARGE = 1e50
 _MAX_EXACT = 16  # pairs; with more, the test is done by 2^16 random sign patterns
 
@@ -195,7 +201,7 @@ def _contrast(arm: str, baseline: str, differences: "np.ndarray[tuple[int], np.d
         p=p,
         p_adjusted=p,
         d_z=mean / sd if sd > abs(mean) * 1e-12 else None,
-        pairs_needed=max(MIN_PAIRS, math.ceil(needed)) if needed <= 10_000 else None,
+        pairs_needed=math.ceil(needed) if needed <= 10_000 else None,
     )
 
 
@@ -246,17 +252,24 @@ def _verdict(plan: PlanRecord, arms: Sequence[Arm], contrasts: Sequence[Contrast
     if any("identical" in warning for warning in warnings):
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {warnings[-1]}.")
     decided = [contrast for contrast in contrasts if _decided(contrast)]
-    text = " ".join(_sentence(plan, contrast) for contrast in contrasts)
+    fewest = pairs_to_decide(len(contrasts))
+    text = " ".join(_sentence(plan, contrast, fewest) for contrast in contrasts)
     edges = {arm.name: arm.at_edge for arm in arms if arm.at_edge}
     involved = {name for contrast in decided for name in (contrast.arm, contrast.baseline)}
+    lost = {arm.name: arm.failed + arm.diverged for arm in arms}
+    fragile = [name for name in (_ahead(plan, contrast) for contrast in decided) if lost[name] > min(lost.values())]
+    if fragile:
+        names = " and ".join(dict.fromkeys(fragile))
+        reason = f"{names} is ahead only where it did not fail or diverge, which it did more often than another arm"
+        return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {reason} ({'; '.join(warnings)}).")
     if decided and not involved & edges.keys():
         return Verdict(word="better", arm=_winner(plan, arms, decided), text=text)
     if decided:
         names = " and ".join(sorted(involved & edges.keys()))
         reason = f"the tuning of {names} ended at the edge of its grid, so a wider one could change the order"
-        text = " ".join(_sentence(plan, contrast, "ahead at the settings tried") for contrast in contrasts)
+        text = " ".join(_sentence(plan, contrast, fewest, "ahead at the settings tried") for contrast in contrasts)
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {reason}. {text}")
-    if min(contrast.pairs for contrast in contrasts) < MIN_PAIRS:
+    if min(contrast.pairs for contrast in contrasts) < pairs_to_decide(len(contrasts)):
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive (underpowered). {text}")
     return Verdict(word="no detectable difference", arm=None, text=text)
 
@@ -268,12 +281,17 @@ def _decided(contrast: Contrast) -> bool:
 def _winner(plan: PlanRecord, arms: Sequence[Arm], decided: Sequence[Contrast]) -> str:
     """The best of the arms that beat the baseline; the baseline when none did."""
     means = {arm.name: arm.mean for arm in arms if arm.mean is not None}
-    ahead = [contrast.arm for contrast in decided if (contrast.mean < 0) == plan.lower_is_better]
+    ahead = [contrast.arm for contrast in decided if _ahead(plan, contrast) == contrast.arm]
     sign = 1 if plan.lower_is_better else -1
     return min(ahead or plan.arms[:1], key=lambda name: sign * means[name])
 
 
-def _sentence(plan: PlanRecord, contrast: Contrast, word: str = "better") -> str:
+def _ahead(plan: PlanRecord, contrast: Contrast) -> str:
+    """The arm with the better mean difference."""
+    return contrast.arm if (contrast.mean < 0) == plan.lower_is_better else contrast.baseline
+
+
+def _sentence(plan: PlanRecord, contrast: Contrast, fewest: int, word: str = "better") -> str:
     effect = (
         f"the paired difference in {plan.primary} is {_signed(contrast.mean)} "
         f"(95 % interval {_signed(contrast.low)} to {_signed(contrast.high)}, {contrast.pairs} pairs, "
@@ -282,11 +300,10 @@ def _sentence(plan: PlanRecord, contrast: Contrast, word: str = "better") -> str
     arm, baseline = _name(plan, contrast.arm), _name(plan, contrast.baseline)
     names = f"{arm} against {baseline}"
     if _decided(contrast):
-        wins = (contrast.mean < 0) == plan.lower_is_better
-        ahead = arm if wins else baseline
+        ahead = _name(plan, _ahead(plan, contrast))
         return f"{ahead[0].upper()}{ahead[1:]} is {word}: for {names}, {effect}."
-    if contrast.pairs < MIN_PAIRS:
-        needed = max(MIN_PAIRS, contrast.pairs_needed or MIN_PAIRS)
+    if contrast.pairs < fewest:
+        needed = max(fewest, contrast.pairs_needed or fewest)
         return f"For {names}, {effect}; about {needed} pairs would be needed to tell."
     return f"No difference between {arm} and {baseline} was detected: {effect}."
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from executor.experiment import MetricRecord, PlanRecord, RunRecord
-from results.analysis import analyse, holm, sign_flip
+from results.analysis import analyse, holm, pairs_to_decide, sign_flip
 from results.metrics import AnyRecord, read_records
 
 
@@ -92,6 +92,27 @@ def test_an_arm_that_always_diverges_gives_no_verdict_but_is_named() -> None:
     analysis = analyse(study({"a": [1.0] * 8, "b": [None] * 8}))
     assert analysis.verdict.word == "inconclusive"
     assert "8 of 8 runs of b diverged" in analysis.verdict.text
+
+
+def test_an_arm_that_wins_only_where_it_survives_does_not_win() -> None:
+    a: list[float | None] = [1.0 + 0.01 * i for i in range(10)]
+    b: list[float | None] = [0.5 + 0.011 * i for i in range(8)] + [None, None]
+    verdict = analyse(study({"a": a, "b": b})).verdict
+    assert verdict.word == "inconclusive" and "fail or diverge" in verdict.text
+    assert analyse(study({"b": b, "a": a})).verdict.word == "inconclusive"
+
+
+@pytest.mark.parametrize(("arms", "pairs"), [("ab", 6), ("abc", 7), ("abcd", 7), ("abcde", 8)])
+def test_more_arms_need_more_pairs_before_silence_means_anything(arms: str, pairs: int) -> None:
+    assert pairs_to_decide(len(arms) - 1) == pairs
+
+    def word(count: int) -> str:
+        noise = [0.1 * (-1) ** seed * (1 + seed % 3) for seed in range(count)]
+        columns = {arm: [1.0 + seed + index * noise[seed] for seed in range(count)] for index, arm in enumerate(arms)}
+        return analyse(study(columns)).verdict.word
+
+    assert word(pairs - 1) == "inconclusive"
+    assert word(pairs) == "no detectable difference"
 
 
 def test_identical_arms_are_noticed() -> None:

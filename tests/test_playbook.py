@@ -1,6 +1,7 @@
 """Promises of the playbook: goals as people phrase them are understood, others are refused, and the code is sound."""
 
 import ast
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,11 @@ from tests.studies import EIGHT_FACTORS
     [
         ("Compare AdamW vs. Lion optimizer on small transformer training", "optimizer", ["AdamW", "Lion"]),
         ("Does Lion beat AdamW?", "optimizer", ["Lion", "AdamW"]),
+        ("adam-w versus lion", "optimizer", ["AdamW", "Lion"]),
+        ("Is SGD with momentum better than Adam?", "optimizer", ["SGD", "Adam"]),
+        ("Compare d_model 64 vs 128", "hidden dimension", ["64", "128"]),
+        ("Compare wd 1e-3 vs 1e-1", "weight decay", ["0.001", "0.1"]),
+        ("Compare batch_size 8 and 32", "batch size", ["8", "32"]),
         ("compare adamw, lion and sgd", "optimizer", ["AdamW", "Lion", "SGD"]),
         ("SGD versus Adam versus RMSProp for a tiny language model", "optimizer", ["SGD", "Adam", "RMSprop"]),
         ("Is SGD as good as Adam for transformers with weight decay?", "optimizer", ["SGD", "Adam"]),
@@ -39,11 +45,13 @@ from tests.studies import EIGHT_FACTORS
         ("Test gradient clipping thresholds", "gradient clipping", ["none", "0.1", "1", "5"]),
         ("Test gradient clipping thresholds 0.5, 1.0, 5.0", "gradient clipping", ["0.5", "1", "5"]),
         ("no gradient clipping vs clipping at 1.0", "gradient clipping", ["none", "1"]),
+        ("Train with and without gradient clipping", "gradient clipping", ["none", "1"]),
         ("Does grad clip of 0.5 help?", "gradient clipping", ["none", "0.5"]),
         ("Effect of clipping gradients on a 2-layer transformer", "gradient clipping", ["none", "0.1", "1", "5"]),
         ("Compare batch sizes for training stability", "batch size", ["16", "64", "256"]),
         ("Compare batch sizes 16,32,64 and 128 over 5 epochs", "batch size", ["16", "32", "64", "128"]),
         ("batch size 8 vs 256", "batch size", ["8", "256"]),
+        ("Does doubling the batch size help?", "batch size", ["32", "64"]),
         ("small batch or large batch?", "batch size", ["16", "64", "256"]),
         ("Is a mini-batch size of 128 too large?", "batch size", ["32", "128"]),
         ("Evaluate weight decay impact on generalization", "weight decay", ["0", "0.01", "0.1", "1"]),
@@ -72,6 +80,14 @@ def test_goals_as_people_phrase_them_are_understood(goal: str, factor: str, arms
         "Compare ReLU vs GELU",
         "lion taming for beginners",
         "What is a batch?",
+        "Compare AdamW vs Lion on ImageNet",
+        "Compare AdamW vs Lion with ResNet-50",
+        "Compare the lion and Adam in the bible",
+        "Compare batch sizes for baking cookies",
+        "Test warm-up exercises before a marathon",
+        "Does batch size interact with dropout?",
+        "Compare linear and cosine warmup",
+        "Compare fp8 and fp16",
         "",
         "🦁 vs 🐯",
     ],
@@ -93,6 +109,9 @@ def test_a_goal_it_cannot_read_is_answered_with_what_it_knows_and_how_to_connect
         ("effect of warmup on batch size", "several factors"),
         ("batch size 0 vs 32", "outside"),
         ("batch sizes 1, 2, 3, 4, 5, 6, 7, 8", "at most"),
+        ("batch size 16 vs 16", "twice"),
+        ("gradient clipping at 50%", "percent"),
+        ("weight decay -1 vs 0.1", "outside"),
         ("hidden dimension 63 vs 64", "multiple of 4"),
         ("warmup 100 steps vs 100000 steps", "outside"),
     ],
@@ -109,6 +128,13 @@ WORDS = st.one_of(
     st.sampled_from(("warmup", "batch size", "weight decay", "hidden dimension", "gradient clipping", "checkpointing")),
     st.sampled_from(("optimizer", "precision", "fp16", "bf16", "50%", "0.5", ",", "1e-4", "steps", "100", "1000", "☃")),
 )
+
+
+def test_a_goal_that_names_a_transformer_gets_one_where_that_fits_the_time() -> None:
+    assert read_goal("Does warm-up help a small transformer?").harness == "transformer"
+    assert read_goal("Compare batch sizes 8 and 32 on a language model").harness == "transformer"
+    assert read_goal("Warm-up of 100 vs 1000 steps on a transformer").harness == "classifier"
+    assert read_goal("Compare batch sizes").harness == "classifier"
 
 
 @given(st.text(max_size=200) | st.lists(WORDS, max_size=15).map(" ".join))
@@ -141,7 +167,7 @@ def test_the_written_experiment_is_readable_self_contained_and_compares(goal: st
 
 def test_a_goal_cannot_break_out_of_the_code_it_is_quoted_in() -> None:
     goal = 'AdamW vs Lion """ + __import__("os").system("x") # \\ \' {{ 7 * 7 }} {% raw %}'
-    tree = ast.parse(write_experiment(read_goal(goal)))
+    tree = ast.parse(write_experiment(replace(read_goal("AdamW vs Lion"), goal=goal)))
     (assigned,) = (
         node.value
         for node in tree.body

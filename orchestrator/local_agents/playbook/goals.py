@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from orchestrator.local_agents.playbook.study import Arm, Study, UnknownGoal
+from orchestrator.local_agents.playbook.vocabulary import unknown_words
 
 KNOWN = (
     "optimizers (AdamW, Adam, Lion, SGD, RMSprop), learning-rate warm-up, gradient clipping, batch size, weight decay, "
@@ -12,6 +13,8 @@ KNOWN = (
 HOW_TO_CONNECT = "set LUMENBRIDGE_BASE_URL to let a model answer any goal"
 
 MAX_ARMS = 6
+_ON_TRANSFORMER = re.compile(r"\btransformers?\b|\blanguage[\s-]*model|\battention\b", re.IGNORECASE)
+_TRANSFORMER_STEPS = 100  # of warm-up that fit into a training of the transformer under the default policy
 _LEARNING_RATES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 # Lion wants rates 3 to 10 times lower than AdamW (Chen et al. 2023); SGD with momentum far higher ones.
 _RATES_OF = {
@@ -27,6 +30,20 @@ _OTHER_OPTIMIZERS = re.compile(
     r"|novograd|adan|rprop|signsgd)\b",
     re.IGNORECASE,
 )
+_ADAM_W = re.compile(r"\badam[\s-]w\b", re.IGNORECASE)
+_NO_NAMES = {
+    "optimizer",
+    "optimiser",
+    "other",
+    "others",
+    "the",
+    "its",
+    "baseline",
+    "plain",
+    "better",
+    "worse",
+    "momentum",
+}
 _VERSUS = re.compile(r"([\w-]+)\s+(?:vs\.?|versus|against|or|than)\s+([\w-]+)", re.IGNORECASE)
 
 _FACTORS: dict[str, re.Pattern[str]] = {
@@ -40,11 +57,13 @@ _FACTORS: dict[str, re.Pattern[str]] = {
         r"\bgrad(ient)?s?[\s-]*(norm[\s-]*)?clip|\bclip(ping)?\b.*\bgradients?\b|\bclipping\s+(threshold|norm|value)",
         re.IGNORECASE,
     ),
-    "weight decay": re.compile(r"\bweight[\s-]*decay|\bl2[\s-]*(regulari[sz]ation|penalty)", re.IGNORECASE),
-    "batch size": re.compile(r"\b(mini[\s-]?)?batch[\s-]*sizes?\b|\b(small|large)r?[\s-]+(mini[\s-]?)?batch(es)?\b", re.IGNORECASE),
+    "weight decay": re.compile(r"\bweight[\s_-]*decay|\bwd\b|\bl2[\s-]*(regulari[sz]ation|penalty)", re.IGNORECASE),
+    "batch size": re.compile(
+        r"\b(mini[\s-]?)?batch[\s_-]*sizes?\b|\b(small|large)r?[\s-]+(mini[\s-]?)?batch(es)?\b", re.IGNORECASE
+    ),
     "hidden dimension": re.compile(
         r"\bhidden[\s_-]*(dim(ension)?s?|size|width|units?|layer\s+size)|\b(model|network|layer)[\s-]*(width|dim(ension)?)\b"
-        r"|\bembedding[\s-]*(dim(ension)?|size)",
+        r"|\bd_model\b|\bembedding[\s-]*(dim(ension)?|size)",
         re.IGNORECASE,
     ),
 }  # fmt: skip
@@ -52,7 +71,16 @@ _FACTORS: dict[str, re.Pattern[str]] = {
 
 def read_goal(goal: str) -> Study:
     """The study that `goal` asks for. Raises UnknownGoal, with one line that says what is known."""
-    text = " ".join(goal.split())
+    text = _ADAM_W.sub("AdamW", " ".join(goal.split()))
+    study = _study(text)
+    # A word that is not known may be the point of the goal (a data set, a model, cookies): never a canned run.
+    if strange := unknown_words(text):
+        words = ", ".join(repr(word[:40]) for word in strange[:5])
+        raise UnknownGoal(f"the playbook does not know what {words} means here; it knows {KNOWN}; {HOW_TO_CONNECT}")
+    return study
+
+
+def _study(text: str) -> Study:
     named = [factor for factor, pattern in _FACTORS.items() if pattern.search(text)]
     optimizers = _named_optimizers(text)
     others = _OTHER_OPTIMIZERS.search(text) is not None
@@ -88,7 +116,7 @@ def _optimizer_study(text: str, names: list[str]) -> Study:
         raise UnknownGoal(f"the playbook does not know the optimizer {other[0]}; it knows {', '.join(_RATES_OF)}")
     for left, right in _VERSUS.findall(text):
         pair = [word for word in (left, right) if word.lower() not in _OPTIMIZERS]
-        if len(pair) == 1 and pair[0].lower() not in {"other", "others", "the", "its", "baseline", "plain"}:
+        if len(pair) == 1 and pair[0].lower() not in _NO_NAMES:
             raise UnknownGoal(f"the playbook does not know the optimizer {pair[0]!r}; it knows {', '.join(_RATES_OF)}")
     if len(names) == 1:
         names = ["AdamW" if names[0] != "AdamW" else "Lion", *names]
@@ -109,7 +137,7 @@ def _optimizer_study(text: str, names: list[str]) -> Study:
 
 # ---- numbers ----
 
-_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(\s*%)?", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.])((?:(?<![^\s(])-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.]*\w)(\s*%)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"\b([1-9]),000\b")
 # Numbers that belong to something else than the factor.
 _ELSEWHERE = re.compile(
@@ -121,16 +149,22 @@ _ELSEWHERE = re.compile(
 
 def _numbers(text: str, percent: bool = False) -> list[float]:
     cleaned = _ELSEWHERE.sub(" ", _THOUSANDS.sub(r"\g<1>000", text))
-    found = [float(number) for number, mark in _NUMBER.findall(cleaned) if bool(mark) == percent]
-    return list(dict.fromkeys(found))
+    return [float(number) for number, mark in _NUMBER.findall(cleaned) if bool(mark) == percent]
 
 
 def _check(factor: str, values: list[float], low: float, high: float) -> None:
+    if len(set(values)) < len(values):
+        raise UnknownGoal(f"the goal names the same {factor} twice")
     for value in values:
         if not low <= value <= high:
             raise UnknownGoal(f"a {factor} of {value:g} is outside what the playbook can test ({low:g} to {high:g})")
     if len(values) > MAX_ARMS:
         raise UnknownGoal(f"the goal names {len(values)} values of {factor}; the playbook tests at most {MAX_ARMS}")
+
+
+def _no_percent(factor: str, text: str) -> None:
+    if _numbers(text, percent=True):
+        raise UnknownGoal(f"a {factor} in percent has no meaning to the playbook; name its values")
 
 
 def _without(text: str, what: str) -> bool:
@@ -188,7 +222,7 @@ def _warmup(text: str) -> Study:
         arms = [Arm("none", {"warmup": 0}), Arm("10 %", {"warmup": 0.1}), Arm("30 %", {"warmup": 0.3})]
     elif len(arms) == 1 or (_without(text, "warm") and not any(arm.settings["warmup"] == 0 for arm in arms)):
         arms = [Arm("none", {"warmup": 0}), *(arm for arm in arms if arm.settings["warmup"] != 0)]
-    return _classifier_study(
+    return _quick_study(
         text,
         "warm-up",
         arms,
@@ -198,7 +232,8 @@ def _warmup(text: str) -> Study:
 
 
 def _clipping(text: str) -> Study:
-    values = _numbers(text)
+    _no_percent("clipping threshold", text)
+    values = _numbers(text) or ([1.0] if _without(text, "clip") else [])
     _check("clipping threshold", values, 1e-3, 1e3)
     arms = [Arm(f"{value:g}", {"clip": value}) for value in values]
     if not arms:
@@ -219,14 +254,17 @@ def _clipping(text: str) -> Study:
 
 
 def _batch_size(text: str) -> Study:
+    _no_percent("batch size", text)
     values = _numbers(text)
     _check("batch size", values, 1, 512)
     if any(value != int(value) for value in values):
         raise UnknownGoal("a batch size is a whole number")
     chosen = [int(value) for value in values] or [16, 64, 256]
+    if not values and (change := re.search(r"\b(doubl|halv)", text, re.IGNORECASE)):
+        chosen = [32, 64 if change[1].lower() == "doubl" else 16]
     if len(chosen) == 1:
         chosen = [32 if chosen[0] != 32 else 128, *chosen]
-    return _classifier_study(
+    return _quick_study(
         text,
         "batch size",
         [Arm(f"{value}", {"batch_size": value}) for value in chosen],
@@ -236,6 +274,7 @@ def _batch_size(text: str) -> Study:
 
 
 def _weight_decay(text: str) -> Study:
+    _no_percent("weight decay", text)
     values = _numbers(text)
     _check("weight decay", values, 0, 10)
     chosen = values or [0.0, 0.01, 0.1, 1.0]
@@ -243,7 +282,7 @@ def _weight_decay(text: str) -> Study:
         chosen = [0.0, *chosen] if chosen[0] else [0.0, 0.1]
     elif _without(text, "weight") and 0.0 not in chosen:
         chosen = [0.0, *chosen]
-    return _classifier_study(
+    return _quick_study(
         text,
         "weight decay",
         [Arm(f"{value:g}", {"weight_decay": value}) for value in chosen],
@@ -283,15 +322,18 @@ def _hidden(text: str) -> Study:
     )
 
 
-def _classifier_study(text: str, factor: str, arms: list[Arm], expectation: str, threat: str) -> Study:
+def _quick_study(text: str, factor: str, arms: list[Arm], expectation: str, threat: str) -> Study:
     distinct = list({arm.name: arm for arm in arms}.values())
     if len(distinct) < 2:
         raise UnknownGoal(f"the goal names one level of {factor} only; name two or more")
+    longest = max(int(arm.settings.get("warmup") or 0) for arm in distinct)
+    # The classifier is quick, and can overfit; a transformer is what some goals ask for, if its training can be so long.
+    asked = _ON_TRANSFORMER.search(text) is not None and longest <= _TRANSFORMER_STEPS
     return Study(
         goal=text,
         factor=factor,
         arms=tuple(distinct),
-        harness="classifier",
+        harness="transformer" if asked else "classifier",
         tune={"lr": _LEARNING_RATES},
         expectation=expectation,
         threat=threat,
