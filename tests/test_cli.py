@@ -198,6 +198,7 @@ def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
     process = subprocess.Popen(
         [COMMAND, "exec", "slow.py", "--json", "--backend", "oci"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
     )  # fmt: skip
     assert process.stderr is not None and process.stdout is not None
     while "up" not in process.stderr.readline():
