@@ -58,7 +58,7 @@ def build_image(client: docker.DockerClient, flavour: str, base: str, cache: Pat
 
 def sandbox_images(client: docker.DockerClient) -> list[dict[str, Any]]:
     """The images of this project that the engine holds, with id, size in bytes, and whether each is current."""
-    current = {image_reference(flavour) for flavour in FLAVOURS if dockerfile(flavour).exists()}
+    current = {BOOTSTRAP_BASE, *(image_reference(flavour) for flavour in FLAVOURS if dockerfile(flavour).exists())}
     return [
         {"reference": tag, "id": image.id, "bytes": image.attrs["Size"], "current": tag in current}
         for image in client.images.list()

@@ -231,6 +231,15 @@ def test_only_the_three_writable_folders_are_writable_and_lab_cannot_be_changed(
     assert execution.stdout.split() == ["/workspace", "/workspace/out", "/tmp", "/dev/shm"]
 
 
+def test_the_root_file_system_itself_is_read_only_and_the_kernel_picks_the_experiment_first(bench: Bench) -> None:
+    execution = bench.run(
+        "mounts = [line.split() for line in open('/proc/self/mountinfo')]\n"
+        "print([m[5].split(',')[0] for m in mounts if m[4] == '/'], open('/proc/self/oom_score_adj').read().strip())\n",
+        **QUICK,
+    )
+    assert execution.stdout == "['ro'] 1000\n"
+
+
 def test_a_daemon_that_left_its_session_does_not_outlive_the_experiment(bench: Bench) -> None:
     began = time.monotonic()
     execution = bench.run(
