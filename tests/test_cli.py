@@ -266,6 +266,7 @@ def test_a_sprint_is_listed_and_shown_and_its_verdict_printed(here: Path) -> Non
     assert "local agents (playbook): LUMENBRIDGE_BASE_URL is not set" in done.stderr
     (listed,) = json.loads(labsandbox("sprints", "list", "--json").stdout)
     assert listed["outcome"] == "completed" and listed["goal"] == "Compare batch sizes 16 and 64"
+    assert listed["id"] in labsandbox("sprints", "list").stdout, "an id that is cut cannot be shown"
     shown = labsandbox("sprints", "show", listed["id"])
     assert "Plan" in shown.stdout and listed["verdict"] in shown.stdout and "cgroup memory" in shown.stdout
     summary = json.loads(labsandbox("sprints", "show", listed["id"], "--json").stdout)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from orchestrator.cli import options
 from orchestrator.cli.terminal import console, one_line, print_json
@@ -26,10 +26,11 @@ def log(
     if as_json:
         print_json(records)
         return
-    table = Table("seq", "time", "user", "event", "execution", "what")
+    table = Table("seq", Column("time (UTC)", no_wrap=True), "user", "event", Column("execution", no_wrap=True), "what")
     for record in records:
         user = str(record.get("actor", {}).get("user", ""))
-        cells = (record.get("seq"), record.get("time"), user, record.get("event"), record.get("execution", ""))
+        time = str(record.get("time"))[:19].replace("T", " ")
+        cells = (record.get("seq"), time, user, record.get("event"), record.get("execution") or "–")
         table.add_row(*(one_line(str(cell)) for cell in cells), one_line(_what(record)))
     console.print(table)
 

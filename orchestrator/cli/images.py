@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from executor.backends.docker import engine_client
 from executor.errors import SandboxUnavailable
@@ -52,7 +52,7 @@ def list_images(as_json: options.Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table("reference", "id", "size", "current")
+    table = Table(Column("reference", overflow="fold"), "id", "size", "current")
     for image in found:
         size = format_mib(image["bytes"]) if image["bytes"] is not None else "–"
         table.add_row(image["reference"], image["id"][:19], size, "yes" if image["current"] else "no")

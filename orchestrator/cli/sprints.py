@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from orchestrator.cli import options
 from orchestrator.cli.show import limits_table
@@ -22,7 +22,7 @@ def list_sprints(results: options.Results = Path("results"), as_json: options.Js
     if as_json:
         print_json(rows)
         return
-    table = Table("sprint", "goal", "outcome", "verdict")
+    table = Table(Column("sprint", no_wrap=True), "goal", "outcome", "verdict")
     for row in rows:
         table.add_row(*(one_line(str(row[key] or "–"), 160) for key in ("id", "goal", "outcome", "verdict")))
     console.print(table)
@@ -68,7 +68,7 @@ def _paragraphs(summary: dict[str, Any]) -> list[tuple[str, str]]:
     execution = _part(summary, "implementation", "execution")
     analysis = _part(summary, "validation").get("analysis")
     errors = [_part(summary, phase).get("error") for phase in ("discussion", "implementation", "validation")]
-    ended = f"{execution.get('outcome', '')} {execution.get('message', '')}".strip()
+    ended = str(execution.get("message") or execution.get("error") or execution.get("outcome") or "")
     if not ended and "returncode" in execution:
         ended = f"returncode {execution['returncode']}"
     found = [("Plan", plan), ("Execution", ended), ("Verdict", _verdict(summary)), ("Validation", analysis)]
