@@ -291,7 +291,7 @@ def parse_record(payload: bytes) -> AnyRecord | None:
         if not isinstance(data, dict):
             return None
         return RECORD.validate_python({**data, "t": float(_TIME.unpack(payload[:8])[0])})
-    except (ValueError, ValidationError, RecursionError, struct.error):
+    except (ValueError, OverflowError, ValidationError, RecursionError, struct.error):
         return None
 
 

@@ -125,6 +125,10 @@ class Executor:
             run.failure = str(error)
         except KeyboardInterrupt:
             run.report.ended = "cancelled"  # before it ran, or for the second time: it ends here, and is recorded
+        except Exception as error:
+            # Nobody foresaw it; the audit log has the end of every run all the same.
+            self._close(run, Outcome.INFRASTRUCTURE, f"an error of labsandbox itself: {type(error).__name__}")
+            raise
         return self._close(run, *judge(run.report, run.oom, run.failure, run.decision.limits))
 
     def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> _Run:

@@ -46,7 +46,10 @@ def _number(value: object) -> float:
         raise ValueError("not a number")
     if isinstance(value, str) and value not in {"NaN", "Infinity", "-Infinity"}:
         raise ValueError("not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # JSON has integers of any length
+        raise ValueError("not a number that a float can hold") from None
 
 
 def _json_number(value: float) -> float | str:
@@ -60,7 +63,9 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 Values = Annotated[dict[Name, Number], Field(max_length=64)]
 Phase = Literal["tune", "confirm", "noise"]
 # A hyperparameter as recorded: a number, a word, a switch.
-Setting = Annotated[str, Field(max_length=256)] | bool | int | float | None
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Setting = Annotated[str, Field(max_length=256)] | bool | Whole | Finite | None
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 
 
@@ -69,9 +74,9 @@ class MetricRecord(_Data):
 
     type: Literal["metric"] = "metric"
     t: float
-    step: float | None = None
+    step: Finite | None = None
     arm: Name | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     phase: Phase | None = None
     values: Values
 
@@ -84,7 +89,7 @@ class PlanRecord(_Data):
     factor: Name
     arms: Annotated[list[Name], Field(min_length=1, max_length=32)]
     """In the order given; the first is the baseline."""
-    seeds: Annotated[list[int], Field(max_length=256)]
+    seeds: Annotated[list[Whole], Field(max_length=256)]
     primary: Name
     lower_is_better: bool
     tune: Annotated[dict[Name, list[Setting]], Field(max_length=16)] = {}
@@ -98,7 +103,7 @@ class RunRecord(_Data):
     type: Literal["run"] = "run"
     t: float
     arm: Name
-    seed: int
+    seed: Whole
     phase: Phase
     status: Literal["ok", "failed", "diverged", "skipped"]
     """`diverged`: the primary metric is not finite. `skipped`: no time was left."""
@@ -106,7 +111,7 @@ class RunRecord(_Data):
     """What the training returned; `primary` of the plan among them when status is ok."""
     config: Config = {}
     """The nuisance parameters it used."""
-    seconds: float = 0.0
+    seconds: Finite = 0.0
     error: Annotated[str, Field(max_length=2000)] | None = None
 
 

@@ -184,7 +184,6 @@ class Sprint:
         phase = self._phases["validation"]
         records = read_records(self._folder.path / "metrics.jsonl")
         analysis = analyse(records)
-        draw_curves(records, self._folder.path / "curves.png")
         verdict = _verdict(execution, analysis)
         completed = execution is not None and execution.success
         self._summary["verdict"] = verdict
@@ -195,6 +194,8 @@ class Sprint:
             "analysis": "",
             "errors": {},
         }
+        self._write()  # the verdict stands before anything is drawn or asked
+        draw_curves(records, self._folder.path / "curves.png")
         if execution is not None and execution.outcome is Outcome.CANCELLED:
             self._end(phase, deadline)
             return

@@ -102,7 +102,7 @@ def analyse(records: Iterable[AnyRecord]) -> Analysis:
     runs = [record for record in found if isinstance(record, RunRecord)]
     if plan is None or len(plan.arms) < 2:
         return _no_comparison(found)
-    confirmed = [run for run in runs if run.phase == "confirm"]
+    confirmed = _planned(plan, runs)
     arms = [_arm(name, plan, confirmed) for name in plan.arms]
     contrasts = _contrasts(plan, confirmed)
     warnings = _warnings(plan, arms, contrasts)
@@ -115,6 +115,16 @@ def analyse(records: Iterable[AnyRecord]) -> Analysis:
         warnings=warnings,
         verdict=_verdict(plan, arms, contrasts, warnings),
     )
+
+
+def _planned(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The confirming runs that the plan names, the first of each: others prove nothing, and could be without end."""
+    found: dict[tuple[str, int], RunRecord] = {}
+    arms, seeds = set(plan.arms), set(plan.seeds)
+    for run in runs:
+        if run.phase == "confirm" and run.arm in arms and run.seed in seeds:
+            found.setdefault((run.arm, run.seed), run)
+    return list(found.values())
 
 
 def _no_comparison(records: Sequence[AnyRecord]) -> Analysis:

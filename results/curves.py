@@ -4,6 +4,7 @@ Names come from the experiment, so they are drawn as plain text: never as markup
 """
 
 import io
+import itertools
 import math
 import os
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # loaded when something is drawn: it takes half a second that
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _MAX_LINES = 8
 _MAX_POINTS = 2000
+_TOO_LARGE = 1e100  # beyond this, axes cannot be scaled
 
 Points = list[tuple[float, float]]
 
@@ -49,10 +51,12 @@ def _comparison(plan: PlanRecord, metrics: Sequence[MetricRecord], runs: Sequenc
     figure = _figure(11, 4.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     shown = _curve_name(plan, metrics)
+    seeds = set(plan.seeds)
     for index, arm in enumerate(plan.arms[:_MAX_LINES]):
         curves: dict[int | None, Points] = defaultdict(list)
         for record in metrics:
-            if record.arm == arm and record.phase == "confirm" and shown in record.values:
+            planned = record.phase == "confirm" and record.seed in seeds
+            if planned and record.arm == arm and shown in record.values:
                 curves[record.seed].append((_step(record, curves[record.seed]), record.values[shown]))
         _draw_arm(left, _plain(arm), list(curves.values()), _COLOURS[index])
     _label(left, "step", _plain(shown or plan.primary), f"Learning curves by {_plain(plan.factor)}")
@@ -78,7 +82,10 @@ def _draw_arm(axes: "Axes", label: str, curves: Sequence[Points], colour: str) -
     for curve in curves:
         axes.plot(*_finite(curve), color=colour, alpha=0.2, linewidth=0.8)
     steps = sorted({step for curve in curves for step, _ in curve})
-    by_step = {step: [value for curve in curves for s, value in curve if s == step] for step in steps[:_MAX_POINTS]}
+    by_step: dict[float, list[float]] = {step: [] for step in steps[:_MAX_POINTS]}
+    for step, value in itertools.chain.from_iterable(curves):
+        if step in by_step:
+            by_step[step].append(value)
     # Only steps that every run reached: a mean over fewer runs would jump.
     means = [(step, float(np.mean(values))) for step, values in by_step.items() if len(values) == len(curves)]
     axes.plot(*_finite(means), color=colour, linewidth=2, label=f"{label} ({len(curves)} runs)")
@@ -87,7 +94,8 @@ def _draw_arm(axes: "Axes", label: str, curves: Sequence[Points], colour: str) -
 def _draw_outcomes(axes: "Axes", plan: PlanRecord, runs: Sequence[RunRecord]) -> None:
     by_seed: dict[int, dict[str, float]] = defaultdict(dict)
     for run in runs:
-        if run.status == "ok" and math.isfinite(run.values.get(plan.primary, math.nan)):
+        value = run.values.get(plan.primary, math.nan)
+        if run.status == "ok" and run.seed in plan.seeds and abs(value) < _TOO_LARGE:
             by_seed[run.seed][run.arm] = run.values[plan.primary]
     arms = plan.arms[:_MAX_LINES]
     for values in by_seed.values():
@@ -121,7 +129,7 @@ def _single(metrics: Sequence[MetricRecord]) -> "Figure":
 
 
 def _step(record: MetricRecord, before: Points) -> float:
-    return record.step if record.step is not None and math.isfinite(record.step) else float(len(before))
+    return record.step if record.step is not None and abs(record.step) < _TOO_LARGE else float(len(before))
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -130,7 +138,7 @@ def _finite(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     thinned = points[::stride]
     return (
         [step for step, _ in thinned],
-        [value if math.isfinite(value) and abs(value) < 1e100 else math.nan for _, value in thinned],
+        [value if math.isfinite(value) and abs(value) < _TOO_LARGE else math.nan for _, value in thinned],
     )
 
 

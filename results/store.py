@@ -25,7 +25,11 @@ Kind = Literal["sprint", "exec"]
 
 
 class StoreError(OSError):
-    """The results folder cannot be used; the text is one line for people."""
+    """The results folder cannot be used; the text is one line for people, `errno` the system's reason if there is one."""
+
+    def __init__(self, text: str, cause: OSError | None = None) -> None:
+        super().__init__(text)
+        self.errno = cause.errno if cause is not None else None
 
 
 class Store:
@@ -48,7 +52,7 @@ class Store:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise StoreError(f"cannot write into the results folder {self.root}: {error.strerror}") from None
+                raise StoreError(f"cannot write into the results folder {self.root}: {error.strerror}", error) from None
             return self._probed(path)
         raise StoreError(f"{self.root} holds too many runs of this second")
 
@@ -89,7 +93,7 @@ class Store:
         except FileExistsError:
             raise StoreError(f"the results folder {self.root} is not a folder") from None
         except OSError as error:
-            raise StoreError(f"cannot make the results folder {self.root}: {error.strerror}") from None
+            raise StoreError(f"cannot make the results folder {self.root}: {error.strerror}", error) from None
 
     def _probed(self, path: Path) -> "RunFolder":
         """Finds out now, not after the run, that nothing can be written."""
@@ -105,7 +109,7 @@ class Store:
                 left.unlink()
             path.rmdir()
             reason = error.strerror or str(error)
-            raise StoreError(f"cannot write into the results folder {self.root}: {reason}") from None
+            raise StoreError(f"cannot write into the results folder {self.root}: {reason}", error) from None
         return folder
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def scratch(target: Path) -> Iterator[Path]:
 def run(command: list[str], what: str) -> None:
     """Runs a command quietly. Raises BuildError with the last line of what it said."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=os.environ
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", umask=0o022
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()

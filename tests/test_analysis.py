@@ -115,6 +115,16 @@ def test_more_arms_need_more_pairs_before_silence_means_anything(arms: str, pair
     assert word(pairs) == "no detectable difference"
 
 
+def test_runs_that_the_plan_does_not_name_count_for_nothing() -> None:
+    records = study({"a": [1.0] * 8, "b": [1.1, 1.2] * 4})
+    extra = [
+        RunRecord(t=1, arm=arm, seed=seed, phase="confirm", status="ok", values={"loss": 0.0 if arm == "b" else 9.0})
+        for seed in (*range(8), *range(1000, 1600))
+        for arm in "ab"
+    ]
+    assert analyse([*records, *extra]) == analyse(records)
+
+
 def test_identical_arms_are_noticed() -> None:
     values = [1.0, 1.5, 2.0, 1.2, 1.1, 1.7, 1.9]
     analysis = analyse(study({"a": values, "b": values}))
@@ -159,9 +169,10 @@ def test_holm_never_lowers_a_p_and_keeps_the_order(values: list[float]) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=2, max_size=8))
+# Eighths are exact in binary: the two implementations treat sums that differ by rounding alone in different ways.
+@given(st.lists(st.integers(-80, 80).map(lambda eighths: eighths / 8), min_size=2, max_size=8))
 def test_the_sign_flip_test_agrees_with_scipys_permutation_test(differences: list[float]) -> None:
-    data = np.round(np.array(differences), 3)
+    data = np.array(differences)
     if not data.any():
         assert sign_flip(data) == 1.0
         return

@@ -55,6 +55,21 @@ def test_any_bytes_on_the_metric_channel_are_a_record_or_rejected(payload: bytes
     parse_record(payload)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"type": "metric", "values": {"x": 1' + "0" * 400 + "}}",
+        '{"type": "metric", "step": NaN, "values": {}}',
+        '{"type": "metric", "step": 1e999, "values": {}}',
+        '{"type": "run", "arm": "a", "seed": 0, "phase": "confirm", "status": "ok", "seconds": NaN}',
+        '{"type": "run", "arm": "a", "seed": 0, "phase": "confirm", "status": "ok", "config": {"lr": Infinity}}',
+        '{"type": "run", "arm": "a", "seed": 1' + "0" * 400 + ', "phase": "confirm", "status": "ok"}',
+    ],
+)
+def test_a_number_that_the_record_could_not_be_written_with_is_rejected(line: str) -> None:
+    assert parse_record(struct.pack(">d", 0.0) + line.encode()) is None
+
+
 def test_nan_and_infinity_survive_the_channel() -> None:
     line = b'{"type": "metric", "step": 1, "values": {"a": "NaN", "b": "-Infinity", "c": 2}}'
     record = parse_record(struct.pack(">d", 0.5) + line)

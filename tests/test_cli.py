@@ -94,6 +94,7 @@ def test_a_runs_folder_holds_its_code_execution_logs_and_artifacts(here: Path) -
         (("exec", "good.py", "--memory", "much"), 2, "--memory: not a size"),
         (("exec", "good.py", "--cpus", "-1"), 2, "--cpus"),
         (("exec", "good.py", "--requirements", "options.txt"), 2, "option of pip"),
+        (("exec", "good.py", "--requirements", "malformed.txt"), 2, "not a requirement: 'foo bar'"),
         (("exec", "good.py", "--results", "file"), 2, "not a folder"),
         (("exec", "good.py", "--results", "link"), 2, "symbolic link"),
         (("exec", "good.py", "--runtime", "nope"), 4, "does not know the runtime"),
@@ -119,6 +120,7 @@ def test_bad_input_is_one_clear_line_and_the_right_status(
     (here / "keys.yaml").write_text("surprise: 1")
     (here / "units.yaml").write_text("name: x\nlimits: {wall: 120}")
     (here / "options.txt").write_text("--index-url http://x\n")
+    (here / "malformed.txt").write_text("foo bar\n")
     (here / "file").write_text("mine")
     (here / "real").mkdir()
     (here / "link").symlink_to(here / "real")

@@ -169,3 +169,10 @@ def test_any_json_is_an_answer_or_an_agent_error(payload: object, model: type[Co
 )
 def test_code_is_taken_out_of_markdown(text: str, code: str) -> None:
     assert strip_fences(text) == code
+
+
+def test_a_hostile_answer_cannot_hold_the_host_while_its_fences_are_looked_for() -> None:
+    began = time.monotonic()
+    for text in ("```" + " " * (1 << 20), "```\n" * 50_000 + "x", "```python" * 100_000):
+        strip_fences(text)
+    assert time.monotonic() - began < 5

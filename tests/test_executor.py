@@ -240,6 +240,14 @@ def test_the_root_file_system_itself_is_read_only_and_the_kernel_picks_the_exper
     assert execution.stdout == "['ro'] 1000\n"
 
 
+def test_the_callers_umask_does_not_keep_the_experiment_out(bench: Bench) -> None:
+    before = os.umask(0o077)
+    try:
+        assert bench.run("print('in')", **QUICK).stdout == "in\n"
+    finally:
+        os.umask(before)
+
+
 def test_a_daemon_that_left_its_session_does_not_outlive_the_experiment(bench: Bench) -> None:
     began = time.monotonic()
     execution = bench.run(

@@ -1,5 +1,6 @@
 """Promises of the store and the curves: whole files, distinct folders, nothing lost, and pictures of anything."""
 
+import errno
 import json
 import math
 import subprocess
@@ -65,8 +66,9 @@ def test_a_full_disk_is_found_before_the_run_and_leaves_nothing_behind(tmp_path:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(full)], check=True)
     try:
         (full / "theirs").write_bytes(b"x" * 20_000)
-        with pytest.raises(StoreError, match="No space left"):
+        with pytest.raises(StoreError, match="No space left") as told:
             Store(full).new("sprint")
+        assert told.value.errno == errno.ENOSPC
         assert [path.name for path in full.iterdir()] == ["theirs"]
     finally:
         subprocess.run(["umount", str(full)], check=True)
@@ -153,6 +155,16 @@ def test_metrics_without_a_comparison_are_drawn_with_nan_infinity_and_huge_value
     ]
     assert draw_curves(records, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_a_study_with_steps_and_values_at_the_end_of_the_scale_is_drawn(tmp_path: Path) -> None:
+    records = comparison(["a", "b"], "loss")
+    records += [
+        MetricRecord(t=1, step=step, arm="a", seed=0, phase="confirm", values={"loss": 1.7e308})
+        for step in (1.7e308, -1.7e308)
+    ]
+    records += [RunRecord(t=1, arm="b", seed=2, phase="confirm", status="ok", values={"loss": -1.7e308})]
+    assert draw_curves(records, tmp_path / "curves.png")
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:

@@ -46,9 +46,12 @@ _READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tr
 def write_bundle(folder: Path, spec: ContainerSpec, environment: Environment) -> None:
     """Makes `folder`, with config.json written last. Raises OSError."""
     root = folder / "rootfs"
-    (root / "etc").mkdir(parents=True, mode=0o755)
+    (root / "etc").mkdir(parents=True)
     for name, text in _ETC.items():
         (root / "etc" / name).write_text(text)
+        (root / "etc" / name).chmod(0o644)
+    for path in (root, root / "etc"):  # whatever the caller's umask is, the experiment's user must get in
+        path.chmod(0o755)
     binds = _system_binds(root) + _environment_binds(environment)
     config = json.dumps(_config(spec, binds), indent=1)
     temporary = folder / "config.json.new"

@@ -115,6 +115,7 @@ class OciContainer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+            umask=0o022,  # the runtime makes mount points, which the experiment's user must be able to pass
             start_new_session=True,  # Ctrl-C is for labsandbox, which stops the container itself
         )
         connection = PipeConnection(process)
@@ -157,6 +158,7 @@ class OciContainer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=_COMMAND_TIMEOUT,
+                start_new_session=True,
             )
 
 

@@ -140,7 +140,7 @@ def _candidates(payload: dict[str, Any]) -> list[object]:
     return [*found, payload]
 
 
-_FENCE = re.compile(r"```[ \t]*(?:python|py|Python)?[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(?:(?:python3?|py)[ \t]*)?\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def strip_fences(code: str) -> str:

@@ -17,7 +17,7 @@ from orchestrator.lab_setup import Lab, open_lab
 from results.curves import draw_curves
 from results.metrics import read_records
 from results.store import EXECUTION, RunFolder, Store
-from sandbox_images.lock import locked_requirements
+from sandbox_images.lock import locked_requirements, unmet
 
 
 def execute(
@@ -98,4 +98,8 @@ def read_requirements(path: Path | None) -> tuple[str, ...]:
         raise UsageProblem(f"{path}: at most 50 requirements of at most 200 characters each")
     if options_line := next((line for line in found if line.startswith("-")), None):
         raise UsageProblem(f"{path}: {options_line!r} is an option of pip, not a requirement")
+    try:
+        unmet(found)
+    except ValueError as error:
+        raise UsageProblem(f"{path}: {error}") from None
     return found
