@@ -277,7 +277,7 @@ class Conversation:
         if said.get("collected") is not True:
             report.skipped.append("collecting the artifacts broke off")
         ended = said.get("ended")
-        if ended not in {"exited", "stopped", "output_limit", "metrics_limit"}:
+        if ended not in {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}:
             raise ChannelError("the container's exit frame makes no sense")
         report.ended = self._stopping if ended == "stopped" and self._stopping else str(ended)
         if report.ended == "exited":

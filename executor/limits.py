@@ -21,7 +21,7 @@ _BY_KERNEL = {
     "network": "network namespace",
 }
 _BY_US = {
-    "wall": "host clock",
+    "wall": "host clock, and PID 1's",
     "output": "PID 1 and the host's reader",
     "metrics": "PID 1 and the host's reader",
     "artifacts": "PID 1 and the host's reader",

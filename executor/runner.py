@@ -38,6 +38,7 @@ CHUNK = 65536
 TAIL = 32768  # bytes of each stream kept from what came after the output limit was hit
 MAX_LINE = 65536
 EXPERIMENT_ID = 65534
+OWN_CLOCK_GRACE = 0.25  # seconds that the host has to end a run before PID 1 does it by itself
 CHANNEL = 3  # the experiment's descriptor for metric records
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 WORKSPACE, LIBRARY = "/workspace", "/run/labsandbox/lib"
@@ -182,6 +183,10 @@ class Run:
         os.close(setup[0])
         if problem:
             raise RuntimeError("cannot start the experiment: " + problem.decode(errors="replace"))
+        # A second clock: the host's may be stopped, or wait for a terminal that does not read, while this process
+        # waits to write to it. The handler runs even then.
+        signal.signal(signal.SIGALRM, self.out_of_time)
+        signal.setitimer(signal.ITIMER_REAL, self.job["wall_s"] + OWN_CLOCK_GRACE)
         self.streams = {b"O": Stream(out[0]), b"E": Stream(err[0])}
         self.metric_pipe = Stream(met[0])
         self.records = Records(self.started)
@@ -214,6 +219,11 @@ class Run:
         os.chdir(WORKSPACE)
         os.execve(sys.executable, [sys.executable, "-u", SCRIPT], environment)
 
+    def out_of_time(self, *_: object) -> None:
+        self.ended = self.ended or "timeout"
+        with suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+
     def wait(self) -> None:
         """Passes on output, records and the host's word until the experiment is over."""
         while self.status is None and self.ended is None:
@@ -226,6 +236,7 @@ class Run:
                 kind, _ = receive()
                 self.ended = "host_gone" if kind == b"" else "stopped"
             self.pump(ready)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self.seconds = time.monotonic() - self.started
         self.kill_everything_else()
         self.drain()

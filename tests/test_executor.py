@@ -20,7 +20,7 @@ from policies.audit import AuditLog
 from policies.decision import Capabilities, Request, decide
 from policies.model import Limits, PartialLimits, load_policy
 from policies.state import cache_dir
-from tests.conftest import Bench
+from tests.conftest import Bench, Recorded
 
 QUICK = {"wall": "20s"}
 
@@ -69,6 +69,28 @@ def test_a_sleep_past_the_limit_is_a_timeout_and_keeps_what_was_there(bench: Ben
     assert bench.sink.files == {"out/part": b"p"}
     assert 2.0 <= execution.timings.run_s < 4.0
     assert time.monotonic() - began < 2 + 2 + execution.timings.start_s + execution.timings.destroy_s
+
+
+def test_the_wall_limit_holds_while_the_host_is_kept_from_reading(bench: Bench) -> None:
+    class Stuck(Recorded):
+        """A terminal that does not read."""
+
+        def log(self, stream: str, data: bytes) -> None:
+            if not self.stdout:
+                time.sleep(6)
+            super().log(stream, data)
+
+    sink = Stuck()
+    experiment = Experiment(
+        code="import time\nbegan = time.monotonic()\nprint('up', flush=True)\n"
+        "while True:\n"
+        "    open('/workspace/beat', 'w').write(f'{time.monotonic() - began:.2f}')\n"
+        "    time.sleep(0.01)\n"
+    )
+    request = Request(limits=PartialLimits.model_validate({"wall": "2s"}))
+    execution = bench.executor.run(experiment, bench.policy, request, sink)
+    assert execution.outcome is Outcome.TIMEOUT
+    assert float(sink.files["beat"]) < 3.0
 
 
 def test_code_that_ignores_every_signal_it_can_is_ended_all_the_same(bench: Bench) -> None:
