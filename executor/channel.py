@@ -5,11 +5,10 @@ kinds are known, JSON is validated. `runner.py` lists the frames.
 """
 
 import json
-import os
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,10 @@ from executor.errors import ChannelError
 
 _HEADER = struct.Struct(">cI")
 MAX_FRAME = 1 << 20
-_KINDS = frozenset(b"HSOEMNFDZAX")
+_KINDS = frozenset(b"HSOEMNFDZAXTUV")
+_QUEUED = 16 << 20
+"""Bytes waiting to be written to the container before `send` waits too; more than all its tunnels may have under way."""
+_SEND_TIMEOUT = 60.0
 _RUNNER = Path(__file__).with_name("runner.py")
 
 # Reads the runner's length and source from standard input. PID 1 then replaces itself once, so that the
@@ -41,18 +43,20 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, len(payload)) + payload
 
 
-def opening(job: Mapping[str, Any], code: str, library: Mapping[str, bytes]) -> bytes:
-    """Everything that the container is sent before "go": the runner, the job, the code and the `lab` library."""
+def opening(
+    job: Mapping[str, Any], code: str, library: Mapping[str, bytes], wheels: Iterable[Path] = ()
+) -> Iterator[bytes]:
+    """Everything that the container is sent before "go": the runner, the job, the code, the `lab` library, wheels."""
     source = _RUNNER.read_bytes()
-    return b"".join(
-        [
-            f"{len(source):08d}".encode(),
-            source,
-            *(frame(b"L", name.encode() + b"\0" + data) for name, data in library.items()),
-            frame(b"C", code.encode("utf-8", "surrogatepass")),
-            frame(b"J", json.dumps(job).encode()),
-        ]
-    )
+    yield f"{len(source):08d}".encode() + source
+    for name, data in library.items():
+        yield frame(b"L", name.encode() + b"\0" + data)
+    for wheel in wheels:
+        with wheel.open("rb") as file:
+            while data := file.read(MAX_FRAME // 2):
+                yield frame(b"W", wheel.name.encode() + b"\0" + data)
+    yield frame(b"C", code.encode("utf-8", "surrogatepass"))
+    yield frame(b"J", json.dumps(job).encode())
 
 
 class FrameReader:
@@ -98,7 +102,7 @@ class Connection(Protocol):
 
 
 class Channel:
-    """Frames over a connection, read by a thread of its own so that every wait has a deadline.
+    """Frames over a connection, read and written by threads of its own so that every wait has a deadline.
 
     No more than a few frames are held: a flood stops in the container's pipes, not in the host's memory.
     """
@@ -108,19 +112,31 @@ class Channel:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._frames: deque[tuple[bytes, bytes] | BaseException] = deque()
+        self._outgoing: deque[bytes] = deque()
+        self._queued = 0
         self._changed = threading.Condition()
         self._closed = False
+        self._deaf: str | None = None
         self.diagnosis = b""
         """What PID 1 itself wrote to its standard error: the reason when it dies."""
-        self._thread = threading.Thread(target=self._read, name="channel", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=work, name=f"channel-{work.__name__}", daemon=True)
+            for work in (self._read, self._write)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def send(self, data: bytes) -> None:
-        """Raises ChannelError when the container is gone."""
-        try:
-            self._connection.send(data)
-        except OSError as error:
-            raise ChannelError(f"the container is gone: {error.strerror or error}") from None
+        """Queues bytes for the container, from any thread. Raises ChannelError when it is gone or does not read."""
+        with self._changed:
+            fits = self._changed.wait_for(lambda: self._queued < _QUEUED or self._deaf is not None, _SEND_TIMEOUT)
+            if self._deaf is not None:
+                raise ChannelError(self._deaf)
+            if not fits:
+                raise ChannelError(f"the container did not read for {_SEND_TIMEOUT:g} s")
+            self._outgoing.append(data)
+            self._queued += len(data)
+            self._changed.notify_all()
 
     def next(self, timeout: float) -> tuple[bytes, bytes] | None:
         """The next frame, or None when none came within `timeout` seconds. Raises ChannelError at the end."""
@@ -135,12 +151,33 @@ class Channel:
             return self._frames.popleft()  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Ends the connection and the reading thread."""
+        """Ends the connection and its threads; what was not written yet is dropped."""
         with self._changed:
             self._closed = True
+            self._deaf = self._deaf or "the channel is closed"
             self._changed.notify_all()
         self._connection.close()
-        self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or bool(self._outgoing))
+                if self._closed:
+                    return
+                data = self._outgoing.popleft()
+            try:
+                self._connection.send(data)
+            except (OSError, ValueError) as error:
+                with self._changed:
+                    reason = getattr(error, "strerror", None) or error
+                    self._deaf = f"the container is gone: {reason}"
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._queued -= len(data)
+                self._changed.notify_all()
 
     def _read(self) -> None:
         reader = FrameReader()
@@ -164,12 +201,3 @@ class Channel:
             self._changed.wait_for(lambda: self._closed or len(self._frames) < self._HELD)
             self._frames.append(item)
             self._changed.notify_all()
-
-
-def library_files(folder: Path) -> dict[str, bytes]:
-    """The modules of the `lab` library by relative path, as the container gets them."""
-    return {
-        os.fspath(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*.py"))
-        if "__pycache__" not in path.parts
-    }

@@ -6,11 +6,11 @@ PID 1 is ours and keeps the limits; the host does not rely on it and counts for 
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -72,7 +72,8 @@ class Report:
 
     started_at: datetime | None = None
     ended: str = "container_gone"
-    """`exited`, `output_limit`, `metrics_limit`, `timeout`, `cancelled`, or `container_gone`."""
+    """`exited`, `output_limit`, `metrics_limit`, `timeout`, `cancelled`, `watched_memory`, `watched_pids`, or
+    `container_gone`."""
     returncode: int | None = None
     signal: int | None = None
     run_s: float = 0.0
@@ -90,11 +91,21 @@ class Report:
     """Why the container is gone, when it is."""
 
 
+class Tunnels(Protocol):
+    """Who takes the frames of the experiment's connections to the relay; see executor/egress.py."""
+
+    def feed(self, kind: bytes, payload: bytes) -> None: ...
+
+
+StopReason = Literal["timeout", "cancelled", "watched_memory", "watched_pids"]
+
+
 class Conversation:
     """One talk. `hello`, then `go`, then `listen`; `stop` at any time after `go`."""
 
-    def __init__(self, channel: Channel, limits: Limits, sink: Sink) -> None:
+    def __init__(self, channel: Channel, limits: Limits, sink: Sink, tunnels: Tunnels | None = None) -> None:
         self._channel = channel
+        self._tunnels = tunnels
         self._limits = limits
         self._sink = sink
         self.report = Report()
@@ -107,9 +118,10 @@ class Conversation:
         self._started = 0.0
         self._over: float | None = None
 
-    def hello(self, opening: bytes) -> dict[str, Any]:
-        """Sends what PID 1 needs and waits for its greeting. Raises ChannelError."""
-        self._channel.send(opening)
+    def hello(self, opening: Iterable[bytes]) -> dict[str, Any]:
+        """Sends what PID 1 needs and waits for its greeting: what it sees of itself. Raises ChannelError."""
+        for part in opening:
+            self._channel.send(part)
         return _json(self._expect(b"H"))
 
     def go(self) -> None:
@@ -119,18 +131,28 @@ class Conversation:
         self._started = time.monotonic()
         self.report.started_at = datetime.now(UTC)
 
-    def listen(self, tick: Callable[[float], None]) -> None:
+    def listen(self, tick: Callable[[float], None], every: float = TICK) -> None:
         """Takes what comes until the exit frame or a deadline. Raises ChannelError, or what the sink raises.
 
-        `tick` is called about once a second with the seconds since the start.
+        `tick` is called about every `every` seconds with the seconds since the start. What breaks after the
+        experiment is over costs artifacts, not the outcome.
         """
+        try:
+            self._listen(tick, every)
+        except ChannelError as error:
+            if self._over is None:
+                raise
+            self.abandon_artifact()
+            self.report.skipped.append(f"collecting the artifacts broke off: {error}")
+
+    def _listen(self, tick: Callable[[float], None], every: float) -> None:
         next_tick = self._started
         heard = time.monotonic()
         while True:
             now = time.monotonic()
             if now >= next_tick:
                 tick(now - self._started)
-                next_tick = now + TICK
+                next_tick = now + every
             if self._deadline(heard) <= now:
                 if self._stopping is None and self._over is None:
                     self.stop("timeout")
@@ -145,7 +167,7 @@ class Conversation:
                 if self._take(*item):
                     return
 
-    def stop(self, reason: Literal["timeout", "cancelled"]) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Asks PID 1 to end the experiment and to send what is there."""
         if self._stopping is None:
             self._stopping = reason
@@ -156,16 +178,9 @@ class Conversation:
             except ChannelError:
                 pass  # listening will find the same, with what was said before
 
-    def bye(self) -> None:
-        """Lets PID 1 end."""
-        try:
-            self._channel.send(frame(b"B"))
-        except ChannelError:
-            pass  # gone already
-
     def _deadline(self, heard: float) -> float:
         if self._over is not None:
-            return min(self._over + COLLECT_GRACE, heard + START_GRACE)
+            return self._over + COLLECT_GRACE
         if self._stopping is not None:
             return heard + STOP_GRACE
         return self._started + self._limits.wall
@@ -185,13 +200,13 @@ class Conversation:
         elif kind == b"M":
             self._record(payload)
         elif kind == b"N":
-            self._over = time.monotonic()
-            if self._stopping is None:
-                self.report.run_s = min(_number(_json(payload).get("run_s")), self._over - self._started)
+            self._end(_json(payload))
         elif kind in b"FDZ":
             self._artifact(kind, payload)
         elif kind == b"A":
             self._note_skipped(_json(payload))
+        elif kind in b"TUV" and self._tunnels is not None:
+            self._tunnels.feed(kind, payload)
         elif kind == b"X":
             self._exit(_json(payload))
             return True
@@ -236,10 +251,18 @@ class Conversation:
             self._writer.write(payload)
             self._digest.update(payload)
         else:
-            self._writer.commit()
-            self._writer = None
-            digest = self._digest.hexdigest()
-            self.report.artifacts.append(Artifact(name=self._name, bytes=self._file_bytes, sha256=digest))
+            self._commit_artifact(self._writer)
+
+    def _commit_artifact(self, writer: ArtifactWriter) -> None:
+        try:
+            writer.commit()
+        except (IsADirectoryError, NotADirectoryError):
+            self.abandon_artifact()
+            self.report.skipped.append(f"{self._name}: another artifact has that name")
+            return
+        self._writer = None
+        digest = self._digest.hexdigest()
+        self.report.artifacts.append(Artifact(name=self._name, bytes=self._file_bytes, sha256=digest))
 
     def _open_artifact(self, raw_name: str) -> None:
         self.abandon_artifact()
@@ -250,7 +273,12 @@ class Conversation:
         if name is None or any(artifact.name == name for artifact in self.report.artifacts):
             self.report.skipped.append(f"{raw_name[:200]!a}: a name that no artifact may have")
             return
-        self._writer = self._sink.artifact(name)
+        try:
+            self._writer = self._sink.artifact(name)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            # Two hostile names can come to mean one file, or a file and a folder.
+            self.report.skipped.append(f"{name}: another artifact has that name")
+            return
         self._digest, self._file_bytes = sha256(), 0
 
     def abandon_artifact(self) -> None:
@@ -267,6 +295,20 @@ class Conversation:
         if more > 0:
             self.report.skipped.append(f"and {more} more")
 
+    def _end(self, said: dict[str, Any]) -> None:
+        """The experiment's process is over."""
+        report = self.report
+        ended = said.get("ended")
+        if ended not in {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}:
+            raise ChannelError("the container's word on the experiment's end makes no sense")
+        now = time.monotonic()
+        if self._stopping is None:
+            report.run_s = min(_number(said.get("run_s")), now - self._started)
+        report.ended = self._stopping if ended == "stopped" and self._stopping else str(ended)
+        if report.ended == "exited":
+            report.returncode, report.signal = _status(said.get("returncode")), _status(said.get("signal"))
+        self._over = now
+
     def _exit(self, said: dict[str, Any]) -> None:
         report = self.report
         self.abandon_artifact()
@@ -276,12 +318,6 @@ class Conversation:
         report.metrics_rejected += int(_number(said.get("records_too_long")))
         if said.get("collected") is not True:
             report.skipped.append("collecting the artifacts broke off")
-        ended = said.get("ended")
-        if ended not in {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}:
-            raise ChannelError("the container's exit frame makes no sense")
-        report.ended = self._stopping if ended == "stopped" and self._stopping else str(ended)
-        if report.ended == "exited":
-            report.returncode, report.signal = _status(said.get("returncode")), _status(said.get("signal"))
 
 
 def parse_record(payload: bytes) -> AnyRecord | None:

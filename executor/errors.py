@@ -3,6 +3,7 @@
     ExecutorError
     ├── RequestDenied           the policy says no: nothing was started
     ├── SandboxUnavailable      no backend, image, runtime or device: nothing was started
+    ├── PackagesUnavailable     the packages that the experiment wants cannot be had: nothing was started
     └── InfrastructureError     something broke under a run: the container died, the engine went, the channel is torn
 
 What the experiment itself does wrong is no exception: it is an `Outcome`.
@@ -19,6 +20,10 @@ class RequestDenied(ExecutorError):
 
 class SandboxUnavailable(ExecutorError):
     """Nothing was started, and the text says what is missing and what to do about it."""
+
+
+class PackagesUnavailable(ExecutorError):
+    """No wheels fit what the experiment requires; the text says which and why."""
 
 
 class InfrastructureError(ExecutorError):

@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from executor.backends.base import Backend, Container, ContainerSpec, Progress
-from executor.channel import Channel, library_files, opening
-from executor.conversation import COLLECT_GRACE, START_GRACE, Conversation, Report
-from executor.errors import ExecutorError, RequestDenied, SandboxUnavailable
+from executor.channel import Channel, opening
+from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation, Report
+from executor.dependencies import Wheels, fetch
+from executor.egress import Egress
+from executor.errors import (
+    ExecutorError,
+    InfrastructureError,
+    PackagesUnavailable,
+    RequestDenied,
+    SandboxUnavailable,
+)
 from executor.experiment import (
     AuditRef,
     Execution,
@@ -24,14 +33,18 @@ from executor.experiment import (
     Timings,
     Usage,
 )
-from executor.limits import check, read_back, table
-from executor.observe import Cgroup
+from executor.job import job_of, library
+from executor.limits import check, table
 from executor.ownership import Owner
+from executor.posture import posture_of
 from executor.verdict import judge
+from executor.watchdog import INTERVAL, Watchdog
 from policies.audit import AuditLog
 from policies.decision import Capabilities, Decision, Request, decide
+from policies.merge import terms_here
 from policies.model import Ceiling, Policy
-from sandbox_images.lock import HERE, unmet
+from policies.state import cache_dir
+from sandbox_images.lock import unmet, unmet_imports
 
 _MAX_SAMPLES = 600
 _T = TypeVar("_T")
@@ -42,17 +55,23 @@ class _Run:
     """What is known of a run so far; the record of it is made from this whatever happens."""
 
     id: str
+    sprint: str | None
     experiment: Experiment
     environment: tuple[str, ...]
     """NAME=value pairs that the policy adds."""
     decision: Decision
+    capabilities: Capabilities
+    packages: tuple[str, ...]
+    """Requirements that the sandbox does not hold and the policy lets us fetch."""
     first_record: int
     limits: dict[str, Limit]
     image: ImageRef | None = None
+    wheels: Wheels = field(default_factory=Wheels)
     report: Report = field(default_factory=Report)
     usage: Usage = field(default_factory=Usage)
     samples: list[dict[str, float]] = field(default_factory=list)
     oom: bool = False
+    pids_refused: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
     """Why it is infrastructure's fault, when it is."""
@@ -67,9 +86,11 @@ class Executor:
         audit: AuditLog,
         ceilings: Iterable[Ceiling] = (),
         progress: Progress = lambda text: None,
+        cache: Path | None = None,
     ) -> None:
         self.backend = backend
         self._audit = audit
+        self._cache = cache or cache_dir()
         self._ceilings = tuple(ceilings)
         self._progress = progress
 
@@ -115,7 +136,9 @@ class Executor:
             self._close(run, Outcome.INFRASTRUCTURE, reason)
             raise SandboxUnavailable(reason)
         try:
-            run.image = self._timed(run, "prepare_s", lambda: self.backend.prepare(self._progress))
+            self._timed(run, "prepare_s", lambda: self._prepare(run))
+        except PackagesUnavailable as error:
+            return self._close(run, Outcome.FAILED, str(error))
         except SandboxUnavailable as error:
             self._close(run, Outcome.INFRASTRUCTURE, str(error))
             raise
@@ -129,11 +152,12 @@ class Executor:
             # Nobody foresaw it; the audit log has the end of every run all the same.
             self._close(run, Outcome.INFRASTRUCTURE, f"an error of labsandbox itself: {type(error).__name__}")
             raise
-        return self._close(run, *judge(run.report, run.oom, run.failure, run.decision.limits))
+        crowded = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
+        return self._close(run, *judge(run.report, run.oom, crowded, run.failure, run.decision.limits))
 
     def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> _Run:
-        missing = tuple(unmet(experiment.requirements))
-        request = request.model_copy(update={"unmet_requirements": missing})
+        packages = self._packages(experiment, policy)
+        request = request.model_copy(update={"unmet_requirements": packages})
         capabilities = self.backend.capabilities()
         decision = decide(request, policy, capabilities, self._ceilings)
         run_id = secrets.token_hex(8)
@@ -141,8 +165,38 @@ class Executor:
         sequence = self._record_decision(
             decision, request, capabilities, execution=run_id, sprint=sprint, code_sha256=digest
         )
-        limits = table(decision, request.limits.given(), {})
-        return _Run(run_id, experiment, policy.environment, decision, sequence, limits)
+        limits = table(decision, request.limits.given(), {}, capabilities.isolation)
+        environment = policy.environment
+        return _Run(run_id, sprint, experiment, environment, decision, capabilities, packages, sequence, limits)
+
+    def _packages(self, experiment: Experiment, policy: Policy) -> tuple[str, ...]:
+        """What is required and not held; and what is imported and not held, as far as the policy fetches such things.
+
+        An import is only a guess at a distribution, so one that may not be fetched denies nothing.
+        """
+        required = unmet(experiment.requirements)
+        terms = terms_here(policy, self._ceilings).dependencies
+        guessed = unmet_imports(experiment.imports, experiment.requirements)
+        wanted = guessed if terms.mode == "any" else [name for name in guessed if name in terms.names]
+        return (*required, *wanted)
+
+    def _prepare(self, run: _Run) -> None:
+        """Finds or makes the image, and fetches the packages. Raises SandboxUnavailable, PackagesUnavailable."""
+        run.image = self.backend.prepare(self._progress)
+        if not run.packages:
+            return
+        run.wheels = fetch(run.packages, run.decision.dependencies, self._cache, self._progress)
+        self._note(
+            run, "dependencies", required=list(run.packages), wheels=list(run.wheels.lock), bytes=run.wheels.bytes
+        )
+        memory = run.decision.limits.memory
+        if run.wheels.unpacked_bytes + run.wheels.bytes > memory // 2:
+            size = run.wheels.unpacked_bytes >> 20
+            raise PackagesUnavailable(f"the packages take {size} MiB in memory, more than half of its limit")
+
+    def _note(self, run: _Run, event: str, **fields: Any) -> int:
+        """A record of this run's in the audit log."""
+        return self._audit.append(event, execution=run.id, sprint=run.sprint, **fields)
 
     def _record_decision(
         self, decision: Decision, request: Request, capabilities: Capabilities, **about: str | None
@@ -153,6 +207,10 @@ class Executor:
             policy={"name": decision.policy, "sha256": decision.policy_sha256},
             requested=request.limits.model_dump(mode="json", exclude_none=True),
             effective=decision.limits.model_dump(mode="json"),
+            isolation=decision.isolation,
+            network=decision.network.model_dump(mode="json"),
+            dependencies=decision.dependencies.model_dump(mode="json"),
+            watched=decision.watched,
             rules=[rule.model_dump(mode="json") for rule in decision.rules],
             backend=capabilities.backend,
             runtime=capabilities.runtime,
@@ -162,23 +220,32 @@ class Executor:
     def _in_container(self, run: _Run, sink: Sink) -> None:
         assert run.image is not None
         lifetime = run.decision.limits.wall + 2 * START_GRACE + 2 * COLLECT_GRACE
-        owner = Owner.this_process(lifetime)
+        spec = ContainerSpec(
+            run.id,
+            run.decision.limits,
+            Owner.this_process(lifetime),
+            run.image,
+            run.capabilities.isolation,
+            frozenset(run.decision.watched),
+            run.wheels.bytes,
+            run.wheels.unpacked_bytes,
+        )
         began = time.monotonic()
-        container = self.backend.create(ContainerSpec(run.id, run.decision.limits, owner, run.image))
+        container = self.backend.create(spec)
         try:
-            connection = container.start()
-            channel = Channel(connection)
+            channel = Channel(container.start())
             try:
                 self._talk(run, container, channel, sink, began)
             finally:
                 self._read_end(run, container)
-                container.kill()
                 channel.close()
         finally:
             self._timed(run, "destroy_s", container.destroy)
 
     def _talk(self, run: _Run, container: Container, channel: Channel, sink: Sink, began: float) -> None:
-        talk = Conversation(channel, run.decision.limits, sink)
+        hosts = run.decision.network.hosts
+        egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about)) if hosts else None
+        talk = Conversation(channel, run.decision.limits, sink, egress)
         run.report = talk.report
         try:
             self._start(run, container, talk, began)
@@ -188,76 +255,69 @@ class Executor:
             run.failure = f"{error} ({said[-1][-300:]})" if said else str(error)
         finally:
             talk.abandon_artifact()
+            if egress is not None:
+                egress.close()
 
     def _start(self, run: _Run, container: Container, talk: Conversation, began: float) -> None:
-        library = library_files(HERE / "lab")
-        files = {f"lab/{name}": data for name, data in library.items()}
-        files["ml_utils.py"] = (HERE / "ml_utils.py").read_bytes()
-        greeting = talk.hello(opening(self._job(run), run.experiment.code, files))
-        observed = read_back(container)
-        run.limits = table(run.decision, _requested(run), observed)
-        check(run.limits, observed)
-        self._audit.append(
-            "start",
-            execution=run.id,
-            container=container.id,
-            image=run.image.model_dump() if run.image else None,
-            observed=observed,
-            python=str(greeting.get("python"))[:40],
-        )
+        job = job_of(run.experiment, run.decision, run.environment)
+        files = library(network=bool(run.decision.network.hosts))
+        greeting = talk.hello(opening(job, run.experiment.code, files, run.wheels.files))
+        self._inspect(run, container, greeting)
         talk.go()
         run.seconds["start_s"] = time.monotonic() - began
 
+    def _inspect(self, run: _Run, container: Container, greeting: dict[str, Any]) -> None:
+        """Compares the live container with the decision. Raises InfrastructureError, and then nothing runs in it."""
+        isolation = run.capabilities.isolation
+        posture = posture_of(container, greeting, isolation)
+        run.limits = table(run.decision, _requested(run), posture.limits, isolation)
+        self._note(
+            run,
+            "start",
+            container=container.id,
+            image=run.image.model_dump() if run.image else None,
+            observed=posture.limits,
+            posture=posture.summary,
+            deviations=posture.deviations,
+            python=str(greeting.get("python"))[:40],
+        )
+        if posture.deviations:
+            raise InfrastructureError(f"the container is not as decided: {'; '.join(posture.deviations[:5])}")
+        check(run.limits, posture.limits, run.decision.watched, isolation)
+
     def _listen(self, run: _Run, container: Container, talk: Conversation) -> None:
+        group = container.group()
         pid = container.pid()
-        group = Cgroup.of(pid, container.id) if pid is not None else None
+        watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
+        watch = Watchdog(pid, run.decision.limits, watched) if pid is not None and watched else None
+        sampled = 0.0
 
         def tick(seconds: float) -> None:
-            if group is not None and len(run.samples) < _MAX_SAMPLES:
+            nonlocal sampled
+            if watch is not None and (reason := watch.look()) is not None:
+                talk.stop(reason)
+            if group is not None and seconds >= sampled and len(run.samples) < _MAX_SAMPLES:
                 run.samples.append({"t": round(seconds, 3), **group.sample()})
+                run.oom = run.oom or group.oom_kills() > 0
+                sampled = seconds + 0.9 * TICK
 
+        every = INTERVAL if watch is not None else TICK
         try:
-            talk.listen(tick)
+            talk.listen(tick, every)
         except KeyboardInterrupt:
             talk.stop("cancelled")
-            talk.listen(tick)
+            talk.listen(tick, every)
 
     def _read_end(self, run: _Run, container: Container) -> None:
-        """Reads the control group while PID 1 still holds it open."""
-        pid = container.pid()
-        group = Cgroup.of(pid, container.id) if pid is not None else None
+        """Reads the control group while it is still there."""
+        group = container.group()
         if group is not None:
             usage = group.usage()
             peak = max((int(sample.get("pids", 0)) for sample in run.samples), default=None)
             run.usage = usage.model_copy(update={"peak_pids": usage.peak_pids or peak, "samples": run.samples})
-            run.oom = group.oom_kills() > 0
+            run.oom = run.oom or group.oom_kills() > 0
+            run.pids_refused = group.pids_refused()
         run.oom = run.oom or container.oom_killed()
-
-    def _job(self, run: _Run) -> dict[str, Any]:
-        limits = run.decision.limits
-        threads = str(max(1, int(limits.cpus)))
-        return {
-            "wall_s": limits.wall,
-            "output_bytes": limits.output,
-            "metrics_bytes": limits.metrics,
-            "artifact_bytes": limits.artifacts,
-            "artifact_files": limits.artifact_files,
-            "open_files": limits.open_files,
-            "environment": {
-                "HOME": "/tmp",
-                "LANG": "C.UTF-8",
-                "LAB_CPUS": f"{limits.cpus:g}",
-                "LAB_SEED": str(run.experiment.seed),
-                "MPLBACKEND": "Agg",
-                "MPLCONFIGDIR": "/tmp",
-                "OMP_NUM_THREADS": threads,
-                "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait stall everybody on a shared machine
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONHASHSEED": str(run.experiment.seed),
-                "TMPDIR": "/tmp",
-                **dict(pair.split("=", 1) for pair in run.environment),
-            },
-        }
 
     def _timed(self, run: _Run, name: str, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
@@ -269,12 +329,12 @@ class Executor:
     def _close(self, run: _Run, outcome: Outcome, message: str) -> Execution:
         """The last audit record and the execution's own."""
         report = run.report
-        if (hit := _LIMIT_HIT.get(outcome)) is not None:
+        for hit in _limits_hit(run):
             effective = getattr(run.decision.limits, hit)
-            self._audit.append("limit", execution=run.id, limit=hit, effective=effective, outcome=outcome.value)
-        last = self._audit.append(
+            self._note(run, "limit", limit=hit, effective=effective, outcome=outcome.value)
+        last = self._note(
+            run,
             "end",
-            execution=run.id,
             outcome=outcome.value,
             message=message[:500],
             returncode=report.returncode,
@@ -284,7 +344,6 @@ class Executor:
             artifacts=len(report.artifacts),
         )
         timings = {**run.seconds, "run_s": report.run_s, "collect_s": report.collect_s}
-        capabilities = self.backend.name, self.backend.runtime
         return Execution(
             execution_id=run.id,
             outcome=outcome,
@@ -308,13 +367,28 @@ class Executor:
             artifacts_skipped=report.skipped,
             policy=PolicyRef(name=run.decision.policy, sha256=run.decision.policy_sha256),
             image=run.image,
-            backend=capabilities[0],
-            runtime=capabilities[1],
+            packages=list(run.wheels.lock),
+            backend=self.backend.name,
+            runtime=self.backend.runtime,
+            isolation=run.capabilities.isolation,
+            watched=run.decision.watched,
             audit=AuditRef(first=run.first_record, last=last),
         )
 
 
-_LIMIT_HIT = {Outcome.TIMEOUT: "wall", Outcome.OOM: "memory", Outcome.OUTPUT_LIMIT: "output"}
+_LIMIT_OF_END = {
+    "timeout": "wall",
+    "output_limit": "output",
+    "metrics_limit": "metrics",
+    "watched_memory": "memory",
+    "watched_pids": "pids",
+}
+
+
+def _limits_hit(run: _Run) -> list[str]:
+    """The limits that the run ran into, whether or not they ended it."""
+    hit = {_LIMIT_OF_END.get(run.report.ended), "memory" if run.oom else None, "pids" if run.pids_refused else None}
+    return sorted(name for name in hit if name is not None)
 
 
 def _no_gpus(decision: Decision, capabilities: Capabilities) -> str:

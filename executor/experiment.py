@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
 
+from policies.model import Isolation
+
 SCHEMA = "labsandbox.execution/1"
 
 
@@ -21,6 +23,9 @@ class Experiment(_Data):
     code: str
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     requirements: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=50)] = ()
+    """Packages that it needs (PEP 508)."""
+    imports: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=500)] = ()
+    """Top-level modules that it cannot do without."""
 
 
 class Outcome(StrEnum):
@@ -218,8 +223,13 @@ class Execution(_Data):
     """Why files that were there did not come back, one line each."""
     policy: PolicyRef
     image: ImageRef | None
+    packages: list[str] = []
+    """What was fetched for it: `name==version --hash=sha256:…`."""
     backend: str
     runtime: str
+    isolation: Isolation = "kernel"
+    watched: dict[str, str] = {}
+    """Limits that the kernel did not hold, which the host watched as well as it could, and why."""
     gpus: list[str] = []
     audit: AuditRef
 

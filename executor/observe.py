@@ -1,8 +1,12 @@
-"""Reads a live container from the host: which limits really hold, and what was used.
+"""Reads a container's control group from the host: which limits really hold, and what was used.
 
 Control groups are read in either version: /proc/PID/cgroup (cgroups(7)) names the groups, mountinfo the file systems.
 """
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +15,6 @@ from executor.experiment import Usage
 
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a huge number."""
-
-MOUNTS = {"workspace": "/workspace", "tmp": "/tmp", "shm": "/dev/shm"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Cgroup:
             found["swap"] = both - found["memory"]
         if quota and period and quota > 0:
             found["cpus"] = quota / period
+        if found.get("swap") is None and _host_has_no_swap():
+            found["swap"] = 0.0
         return {name: value for name, value in found.items() if value is not None and value < _UNLIMITED}
 
     def usage(self) -> Usage:
@@ -105,6 +109,24 @@ class Cgroup:
         """How often a fork was refused because the group was full."""
         return int(self._field("pids" if "pids" in self.folders else "", "pids.events", "max") or 0)
 
+    def remove(self) -> None:
+        """Ends whatever is left in the group and removes it; what the kernel still holds stays for the next sweep."""
+        for folder in self.folders.values():
+            for _ in range(50):
+                with contextlib.suppress(OSError):
+                    for pid in (folder / "cgroup.procs").read_text().split():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
+                    folder.rmdir()
+                    break
+                if not folder.exists():
+                    break
+                time.sleep(0.02)
+
+    def devices(self) -> list[str]:
+        """The device rules of v1, such as "c 1:3 rwm"; empty where they cannot be read (v2 keeps them in a program)."""
+        return (self._text("devices", "devices.list") or "").splitlines()
+
     def _text(self, controller: str, name: str) -> str | None:
         folder = self.folders.get(controller)
         try:
@@ -133,40 +155,13 @@ def controllers() -> frozenset[str]:
     return frozenset(found)
 
 
-def process_limits(pid: int) -> dict[str, float]:
-    """What PID 1's own files in /proc show: open files, sizes of the writable mounts, and whether it is offline.
-
-    `network` is the number of interfaces besides loopback.
-    """
-    root = Path(f"/proc/{pid}")
-    found: dict[str, float] = {}
-    try:
-        for line in (root / "limits").read_text().splitlines():
-            if line.startswith("Max open files"):
-                found["open_files"] = float(line.split()[4])
-        for line in (root / "mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            target, options = before.split()[4], after.split()[-1]
-            for name, mount in MOUNTS.items():
-                if target == mount and after.startswith("tmpfs"):
-                    found |= tmpfs_limits(name, options)
-        interfaces = (root / "net/dev").read_text().splitlines()[2:]
-        found["network"] = float(sum(not line.strip().startswith("lo:") for line in interfaces))
-    except (OSError, ValueError, IndexError):
-        pass  # what could not be read is absent, and the executor refuses to run without it
-    return found
+def unified() -> bool:
+    """Whether this host has cgroup v2 alone."""
+    return set(_cgroup_mounts()) == {""}
 
 
-def tmpfs_limits(name: str, options: str) -> dict[str, float]:
-    """Size in bytes, as `name`, and inodes, as `files:name`, from mount options such as "rw,size=1024k"."""
-    fields = dict(option.partition("=")[::2] for option in options.split(","))
-    found = {}
-    if "size" in fields:
-        found[name] = float(fields["size"].rstrip("k")) * (1024 if fields["size"].endswith("k") else 1)
-    if "nr_inodes" in fields:
-        text = fields["nr_inodes"]
-        found[f"files:{name}"] = float(text.rstrip("k")) * (1024 if text.endswith("k") else 1)
-    return found
+def _host_has_no_swap() -> bool:
+    return "SwapTotal:              0 kB" in Path("/proc/meminfo").read_text()
 
 
 def _cgroup_mounts() -> dict[str, Path]:

@@ -3,13 +3,18 @@
 Sent in through standard input by the host (see channel.py) and needs nothing but Python 3.8's standard library.
 Frames in both directions are one letter, four bytes of length (big endian) and that many bytes.
 
-    host → runner   J job (JSON)   C code   L library file (path NUL bytes)   G go   K stop now   B bye
+    host → runner   J job (JSON)   C code   L library file (path NUL bytes)   W more of a wheel (name NUL bytes)
+                    G go   K stop now
     runner → host   H hello (JSON)   S started (JSON)   O output   E error output   M record (8-byte double t, line)
-                    F file (JSON)    D its bytes   Z its end (JSON)   A what was not sent (JSON)
-                    N the experiment is over (JSON)   X all is sent (JSON)
+                    N the experiment is over (JSON)
+                    F file (JSON)    D its bytes   Z its end (JSON)   A what was not sent (JSON)   X all is sent (JSON)
+    both ways       T tunnel data (4-byte id, bytes; none: nothing more comes)
+                    U tunnel credit (id, 4-byte count: so many bytes were passed on)
+    runner → host   V the experiment broke a tunnel off (id)
 
 The experiment is a child with another uid, in its own session, without capabilities; all that it can reach are three
-pipes. When it ends, or must end, everything else in the pid namespace is killed before anything is collected.
+pipes and, where the policy lists hosts, a port on loopback whose bytes go to the host's proxy. When it ends, or must
+end, everything else in the pid namespace is killed before anything is collected.
 """
 
 from __future__ import annotations
@@ -21,11 +26,14 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
+import socket
 import stat
 import struct
 import sys
 import time
+import zipfile
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -41,7 +49,12 @@ EXPERIMENT_ID = 65534
 OWN_CLOCK_GRACE = 0.25  # seconds that the host has to end a run before PID 1 does it by itself
 CHANNEL = 3  # the experiment's descriptor for metric records
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+PR_GET_NO_NEW_PRIVS = 39
 WORKSPACE, LIBRARY = "/workspace", "/run/labsandbox/lib"
+WHEELS, PACKAGES = "/run/labsandbox/wheels", "/run/packages"
+RELAY = ("127.0.0.1", 3128)
+TUNNELS = 32  # at once
+WINDOW = 1 << 18  # bytes of one tunnel under way in each direction
 SCRIPT = WORKSPACE + "/experiment.py"
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -147,6 +160,89 @@ class Records:
             self.skipping, self.partial = True, b""
 
 
+class Tunnel:
+    """One connection of the experiment to the relay."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.number = connection.fileno()
+        self.under_way = 0  # bytes sent to the host that it has not passed on yet
+        self.waiting = b""  # bytes from the host that the experiment has not taken yet
+        self.ended = self.ending = False  # no more comes from the experiment; from the host
+
+
+class Relay:
+    """Carries bytes between a port on loopback and the channel. What they mean is decided by the host's proxy."""
+
+    def __init__(self) -> None:
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(RELAY)
+        self.listener.listen(TUNNELS)
+        self.listener.setblocking(False)
+        self.tunnels: dict[int, Tunnel] = {}
+        self.last = 0
+
+    def readers(self) -> list[int]:
+        """Descriptors that something is taken from when it comes."""
+        open_for_more = [self.listener.fileno()] if len(self.tunnels) < TUNNELS else []
+        return open_for_more + [t.number for t in self.tunnels.values() if not t.ended and t.under_way < WINDOW]
+
+    def writers(self) -> list[int]:
+        return [t.number for t in self.tunnels.values() if t.waiting]
+
+    def pump(self, readable: list[int], writable: list[int]) -> None:
+        if self.listener.fileno() in readable:
+            with suppress(OSError):
+                connection, _ = self.listener.accept()
+                connection.setblocking(False)
+                self.last += 1
+                self.tunnels[self.last] = Tunnel(connection)
+        for number, tunnel in list(self.tunnels.items()):
+            try:
+                if tunnel.number in readable:
+                    self.take(number, tunnel)
+                if tunnel.number in writable:
+                    self.give(number, tunnel)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.close(number)
+                send(b"V", struct.pack(">I", number))
+
+    def take(self, number: int, tunnel: Tunnel) -> None:
+        data = tunnel.socket.recv(min(CHUNK, WINDOW - tunnel.under_way))
+        tunnel.under_way += len(data)
+        tunnel.ended = not data
+        send(b"T", struct.pack(">I", number) + data)
+
+    def give(self, number: int, tunnel: Tunnel) -> None:
+        count = tunnel.socket.send(tunnel.waiting)
+        tunnel.waiting = tunnel.waiting[count:]
+        send(b"U", struct.pack(">II", number, count))
+        if tunnel.ending and not tunnel.waiting:
+            self.close(number)
+
+    def hear(self, kind: bytes, body: bytes) -> None:
+        """A frame of the host's about a tunnel; one that is gone meanwhile is nobody's business."""
+        (number,) = struct.unpack_from(">I", body)
+        tunnel = self.tunnels.get(number)
+        if tunnel is None:
+            return
+        if kind == b"U":
+            tunnel.under_way -= struct.unpack_from(">I", body, 4)[0]
+        elif len(body) > 4:
+            tunnel.waiting += body[4:]
+        else:
+            tunnel.ending = True
+            if not tunnel.waiting:
+                self.close(number)
+
+    def close(self, number: int) -> None:
+        tunnel = self.tunnels.pop(number)
+        tunnel.socket.close()
+
+
 class Run:
     """The experiment's process, from fork to the last byte of its pipes."""
 
@@ -158,6 +254,7 @@ class Run:
             None  # why it was ended from here: "stopped", "output_limit", "metrics_limit", "host_gone"
         )
         self.status: int | None = None
+        self.relay = Relay() if job["relay"] else None
         wake_read, self.wake_write = os.pipe()
         self.wake_read = wake_read
         os.set_blocking(wake_read, False)
@@ -213,7 +310,7 @@ class Run:
         prctl(PR_SET_DUMPABLE, 1)
         environment = dict(self.job["environment"])
         environment["PATH"] = os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin"
-        environment["PYTHONPATH"] = LIBRARY
+        environment["PYTHONPATH"] = LIBRARY + ":" + PACKAGES
         environment["LAB_CHANNEL_FD"] = str(CHANNEL)
         environment["LAB_DEADLINE"] = repr(self.started + self.job["wall_s"])
         os.chdir(WORKSPACE)
@@ -227,19 +324,28 @@ class Run:
     def wait(self) -> None:
         """Passes on output, records and the host's word until the experiment is over."""
         while self.status is None and self.ended is None:
-            pipes = [s for s in (*self.streams.values(), self.metric_pipe) if s.open]
-            ready, _, _ = select.select([0, self.wake_read, *(s.descriptor for s in pipes)], [], [])
+            pipes = [s.descriptor for s in (*self.streams.values(), self.metric_pipe) if s.open]
+            readers: list[int] = self.relay.readers() if self.relay else []
+            writers: list[int] = self.relay.writers() if self.relay else []
+            ready, writable, _ = select.select([0, self.wake_read, *pipes, *readers], writers, [])
             if self.wake_read in ready:
                 os.read(self.wake_read, 4096)
                 self.reap()
+            if self.relay:
+                self.relay.pump(ready, writable)
             if 0 in ready:
-                kind, _ = receive()
-                self.ended = "host_gone" if kind == b"" else "stopped"
+                self.hear(*receive())
             self.pump(ready)
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.seconds = time.monotonic() - self.started
         self.kill_everything_else()
         self.drain()
+
+    def hear(self, kind: bytes, body: bytes) -> None:
+        if kind in (b"T", b"U") and self.relay:
+            self.relay.hear(kind, body)
+        else:
+            self.ended = "host_gone" if kind == b"" else "stopped"
 
     def pump(self, ready: list[int]) -> None:
         for kind, stream in self.streams.items():
@@ -317,7 +423,7 @@ class Skipped:
     def add(self, name: bytes, reason: str) -> None:
         self.count += 1
         if len(self.first) < 100:
-            self.first.append([os.fsdecode(name), reason])
+            self.first.append([os.fsdecode(name[:200]), reason])
 
 
 def collect(job: dict[str, Any]) -> None:
@@ -386,12 +492,12 @@ def send_artifact(name: bytes, path: bytes, left: int) -> int | None:
     return sent
 
 
-def in_child(work: Callable[[dict[str, Any]], None], job: dict[str, Any]) -> bool:
+def in_child(work: Callable[[Any], None], argument: object) -> bool:
     """Runs `work` in a forked child and waits; True if it ended well."""
     pid = os.fork()
     if pid == 0:
         try:
-            work(job)
+            work(argument)
             os._exit(0)
         except BaseException as error:
             os.write(2, repr(error).encode())
@@ -399,54 +505,99 @@ def in_child(work: Callable[[dict[str, Any]], None], job: dict[str, Any]) -> boo
     return os.waitpid(pid, 0)[1] == 0
 
 
-def main() -> None:
-    prctl(PR_SET_DUMPABLE, 0)
-    os.umask(0)
+def install(names: list[str]) -> None:
+    """Unpacks wheels into PACKAGES, as the binary distribution format lays them out (PyPA, "Binary distribution
+    format", spreading). Runs as the experiment's user: an archive that was made to do harm can do no more than it.
+    """
+    become_experiment()
+    for name in names:
+        with zipfile.ZipFile(os.path.join(WHEELS, name)) as wheel:
+            for entry in wheel.infolist():
+                first, _, rest = entry.filename.partition("/")
+                if first.endswith(".data"):
+                    scheme, _, rest = rest.partition("/")
+                    entry.filename = rest if scheme in ("purelib", "platlib") else ""
+                if entry.filename and not entry.is_dir():
+                    wheel.extract(entry, PACKAGES)
+
+
+def facts() -> dict[str, object]:
+    """What this process is held to, as the kernel tells it here; under gVisor nobody else can tell the host."""
+    found: dict[str, object] = {"python": list(sys.version_info[:3]), "executable": sys.executable}
+    for name in ("status", "mountinfo", "limits", "net/dev"):
+        with suppress(OSError), open("/proc/self/" + name, errors="replace") as file:
+            found[name] = file.read(65536)
+    found["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    found["no_new_privs"] = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+    return found
+
+
+def receive_job() -> dict[str, Any]:
+    """Takes everything up to "go" and puts it where it belongs; the job, or {} when the host is gone."""
     job: dict[str, Any] = {}
-    code = b""
-    library: list[tuple[bytes, bytes]] = []
-    send_json(b"H", {"python": list(sys.version_info[:3]), "executable": sys.executable})
+    os.makedirs(WHEELS, 0o755)
     while True:
         kind, body = receive()
         if kind == b"J":
             job = json.loads(body.decode())
         elif kind == b"C":
-            code = body
+            write_file(SCRIPT, body)
         elif kind == b"L":
             path, _, data = body.partition(b"\0")
-            library.append((path, data))
+            target = os.path.join(LIBRARY, path.decode())
+            os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+            write_file(target, data)
+        elif kind == b"W":
+            name, _, data = body.partition(b"\0")
+            with open(os.path.join(WHEELS, name.decode()), "ab") as file:
+                file.write(data)
         elif kind == b"G":
-            break
+            return job
         else:
-            return
-    for name, data in library:
-        target = os.path.join(LIBRARY, name.decode())
-        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-        write_file(target, data)
-    write_file(SCRIPT, code)
-    os.makedirs(WORKSPACE + "/out", exist_ok=True)
+            return {}
+
+
+def exit_of(status: int | None) -> dict[str, int | None]:
+    """A wait status as the host takes it."""
+    return {
+        "returncode": os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
+        "signal": os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
+    }
+
+
+def main() -> None:
+    prctl(PR_SET_DUMPABLE, 0)
+    os.umask(0o022)
+    send_json(b"H", facts())
+    job = receive_job()
+    if not job:
+        return
+    wheels = sorted(os.listdir(WHEELS))
+    if wheels and not in_child(install, wheels):
+        raise RuntimeError("cannot unpack the packages")
+    shutil.rmtree(WHEELS)
+    os.mkdir(WORKSPACE + "/out")
+    os.chmod(WORKSPACE + "/out", 0o777)
 
     run = Run(job)
     run.start()
     run.wait()
     if run.ended == "host_gone":
         return
-    send_json(b"N", {"run_s": run.seconds})
-    collected = in_child(collect, job)
     status = run.status if run.ended is None else None
+    over = {"ended": run.ended or "exited", "run_s": run.seconds, **exit_of(status)}
+    send_json(b"N", over)
+    collected = in_child(collect, job)
     send_json(
         b"X",
         {
-            "ended": run.ended or "exited",
-            "returncode": os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None,
-            "signal": os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None,
             "stdout_dropped_bytes": run.streams[b"O"].dropped,
             "stderr_dropped_bytes": run.streams[b"E"].dropped,
             "records_too_long": run.records.too_long,
             "collected": collected,
         },
     )
-    while receive()[0] not in (b"B", b""):  # stay until the host has read the cgroup
+    while receive()[0]:  # stay until the host has read the control group
         pass
 
 

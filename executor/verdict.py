@@ -8,12 +8,15 @@ from policies.model import Limits
 from policies.units import format_bytes, format_seconds
 
 
-def judge(report: Report, oom: bool, failure: str | None, limits: Limits) -> tuple[Outcome, str]:
+def judge(report: Report, oom: bool, crowded: bool, failure: str | None, limits: Limits) -> tuple[Outcome, str]:
     """The outcome and one line for people.
 
-    `oom`: the kernel or the engine recorded that memory ran out in this container. `failure`: what broke that is
-    not the experiment's. An exit status of 137 is the experiment's own word and proves nothing.
+    `oom`: the kernel or the engine recorded that memory ran out in this container. `crowded`: it was refused
+    processes, which gVisor does not survive. `failure`: what broke that is not the experiment's. An exit status of
+    137 is the experiment's own word and proves nothing.
     """
+    if failure is not None and crowded and not oom:
+        return Outcome.FAILED, f"ended at its limit of {limits.pids} processes"
     if failure is not None and not oom:
         return Outcome.INFRASTRUCTURE, failure
     if report.ended == "cancelled":
@@ -24,6 +27,10 @@ def judge(report: Report, oom: bool, failure: str | None, limits: Limits) -> tup
         return Outcome.OUTPUT_LIMIT, f"ended at the output limit of {format_bytes(limits.output)}"
     if report.ended == "metrics_limit":
         return Outcome.OUTPUT_LIMIT, f"ended at the metrics limit of {format_bytes(limits.metrics)}"
+    if report.ended == "watched_memory":
+        return Outcome.OOM, f"ended by the host's watch at the memory limit of {format_bytes(limits.memory)}"
+    if report.ended == "watched_pids":
+        return Outcome.FAILED, f"ended by the host's watch at its limit of {limits.pids} processes"
     if report.ended == "exited" and report.returncode == 0:
         return Outcome.COMPLETED, "completed"
     if oom:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Literal
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
-from policies.merge import stricter
-from policies.model import Ceiling, Limits, PartialLimits, Policy
+from policies.merge import lowered, stricter
+from policies.model import Ceiling, Dependencies, Isolation, Limits, Network, PartialLimits, Policy
 
 
 class _Data(BaseModel):
@@ -18,7 +20,7 @@ class Request(_Data):
 
     limits: PartialLimits = PartialLimits()
     unmet_requirements: tuple[str, ...] = ()
-    """Requirements that the sandbox's environment does not hold already."""
+    """Requirements (PEP 508) that the sandbox's environment does not hold already."""
 
 
 class Capabilities(_Data):
@@ -30,6 +32,7 @@ class Capabilities(_Data):
     """Names of `Limits` fields, and `network`, that it holds."""
     missing: dict[str, str] = {}
     """For what it cannot enforce: why."""
+    isolation: Isolation = "kernel"
     gpus: int = 0
     """NVIDIA GPUs that it can hand to a container."""
     gpus_why: str = ""
@@ -41,7 +44,8 @@ class Rule(_Data):
 
     id: str
     """`request.wall`, `ceiling.memory`, `capability.pids`, `dependencies.deny`, …"""
-    effect: Literal["allow", "tighten", "deny"]
+    effect: Literal["allow", "tighten", "weaken", "deny"]
+    """`weaken`: the kernel does not hold it, and the policy lets the host do what it can."""
     resource: str
     requested: float | str | None
     effective: float | str | None
@@ -54,6 +58,11 @@ class Decision(_Data):
     allow: bool
     limits: Limits
     """The effective limits; `gpus` is the number given."""
+    isolation: Isolation
+    network: Network
+    dependencies: Dependencies
+    watched: dict[str, str] = {}
+    """Limits that the kernel does not hold here, which the host only watches, and why. Empty under strict enforcement."""
     rules: tuple[Rule, ...]
     policy: str
     policy_sha256: str
@@ -72,53 +81,111 @@ def decide(request: Request, policy: Policy, capabilities: Capabilities, ceiling
     clamped. A policy that is looser than the box is lowered to the box. A limit that the backend cannot
     enforce denies the run.
     """
-    allowed, rules = policy.limits, []
+    terms, rules = policy, []
     for ceiling in ceilings:
-        lowered = stricter(allowed, ceiling.limits)
-        rules += _changes("ceiling", "the box allows", allowed, lowered)
-        allowed = lowered
+        narrower = lowered(terms, ceiling)
+        rules += _changes("the box allows", terms, narrower)
+        terms = narrower
 
     asked = request.limits.given()
-    effective = stricter(allowed, request.limits)
     for name, value in asked.items():
-        rules.append(_judge_request(policy.name, name, value, getattr(allowed, name)))
+        rules.append(_judge_request(policy.name, name, value, getattr(terms.limits, name)))
+    gpus = int(asked.get("gpus", min(policy.gpus_unasked, terms.limits.gpus)))
+    limits = stricter(terms.limits, request.limits).model_copy(update={"gpus": min(gpus, terms.limits.gpus)})
 
-    gpus = int(asked.get("gpus", min(policy.gpus_unasked, allowed.gpus)))
-    effective = effective.model_copy(update={"gpus": min(gpus, allowed.gpus)})
-
-    for name in (*Limits.model_fields, "network"):
-        if name != "gpus" and name not in capabilities.enforces:
-            why = capabilities.missing.get(name, "not supported")
-            where = f"{capabilities.backend} with {capabilities.runtime}"
-            rules.append(_deny(f"capability.{name}", name, None, f"{where} cannot enforce {name}: {why}"))
-
-    for requirement in request.unmet_requirements:
-        reason = f"the sandbox does not hold {requirement!r} and policy {policy.name} fetches nothing"
-        rules.append(_deny("dependencies.deny", "dependencies", requirement, reason))
+    rules += _judge_backend(terms, capabilities)
+    rules += [_judge_package(policy.name, terms.dependencies, text) for text in request.unmet_requirements]
+    if terms.network.hosts:
+        rules.append(_allow("network.allowlist", "network", ", ".join(terms.network.hosts), "through the host's proxy"))
 
     return Decision(
         allow=not any(rule.effect == "deny" for rule in rules),
-        limits=effective,
+        limits=limits,
+        isolation=terms.isolation,
+        network=terms.network,
+        dependencies=terms.dependencies,
+        watched={rule.resource: rule.reason for rule in rules if rule.effect == "weaken"},
         rules=tuple(rules) or (_default_rule(policy.name),),
         policy=policy.name,
         policy_sha256=policy.sha256,
     )
 
 
-def _changes(rule: str, words: str, before: Limits, after: Limits) -> list[Rule]:
-    text_before, text_after = before.model_dump(mode="json"), after.model_dump(mode="json")
+def _changes(words: str, before: Policy, after: Policy) -> list[Rule]:
+    old, new = _terms(before), _terms(after)
     return [
         Rule(
-            id=f"{rule}.{name}",
+            id=f"ceiling.{name}",
             effect="tighten",
             resource=name,
-            requested=getattr(before, name),
-            effective=getattr(after, name),
-            reason=f"{words} {text_after[name]} of {name}, not {text_before[name]}",
+            requested=old[name],
+            effective=new[name],
+            reason=f"{words} {new[name]} of {name}, not {old[name]}",
         )
-        for name in text_before
-        if text_before[name] != text_after[name]
+        for name in old
+        if old[name] != new[name]
     ]
+
+
+def _terms(policy: Policy) -> dict[str, str]:
+    """Every term that a ceiling can lower, as text."""
+    data = policy.model_dump(mode="json", include={"isolation", "enforcement", "network", "dependencies"})
+    words = {name: value if isinstance(value, str) else _words(value) for name, value in data.items()}
+    return {name: str(value) for name, value in policy.limits.model_dump(mode="json").items()} | words
+
+
+def _words(terms: dict[str, object]) -> str:
+    """`mode` and what goes with it, such as "allowlist (names: tqdm; index: configured; total: 10MiB)"."""
+    rest = {name: value for name, value in terms.items() if name != "mode" and value}
+    texts = (f"{k}: {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in rest.items())
+    return (
+        f"{terms['mode']} ({'; '.join(texts)})"
+        if rest and terms["mode"] not in {"none", "deny"}
+        else f"{terms['mode']}"
+    )
+
+
+def _judge_backend(terms: Policy, capabilities: Capabilities) -> list[Rule]:
+    """What the backend cannot hold denies the run, unless the policy is content with the host's best effort."""
+    where = f"{capabilities.backend} with {capabilities.runtime}"
+    rules = []
+    if terms.isolation == "gvisor" and capabilities.isolation != "gvisor":
+        reason = f"policy {terms.name} requires gVisor, and {where} is not (--runtime runsc)"
+        rules.append(_deny("isolation.gvisor", "isolation", None, reason))
+    for name in (*Limits.model_fields, "network"):
+        if name == "gpus" or name in capabilities.enforces:
+            continue
+        why = f"{where} cannot enforce {name}: {capabilities.missing.get(name, 'not supported')}"
+        if terms.enforcement == "strict" or name == "network":
+            rules.append(_deny(f"capability.{name}", name, None, why))
+        else:
+            limit = getattr(terms.limits, name)
+            rules.append(
+                Rule(
+                    id=f"enforcement.{name}",
+                    effect="weaken",
+                    resource=name,
+                    requested=limit,
+                    effective=None,
+                    reason=why,
+                )
+            )
+    return rules
+
+
+def _judge_package(policy: str, terms: Dependencies, text: str) -> Rule:
+    name = canonicalize_name(Requirement(text).name)
+    if terms.mode == "deny":
+        reason = f"the sandbox does not hold {text!r} and policy {policy} fetches nothing"
+        return _deny("dependencies.deny", "dependencies", text, reason)
+    if terms.mode == "allowlist" and name not in terms.names:
+        reason = f"the sandbox does not hold {text!r} and policy {policy} does not list {name}"
+        return _deny("dependencies.allowlist", "dependencies", text, reason)
+    return _allow(f"dependencies.{terms.mode}", "dependencies", text, f"{text!r} may be fetched")
+
+
+def _allow(rule: str, resource: str, value: str, reason: str) -> Rule:
+    return Rule(id=rule, effect="allow", resource=resource, requested=value, effective=value, reason=reason)
 
 
 def _judge_request(policy: str, name: str, value: float, allowed: float) -> Rule:

@@ -1,12 +1,15 @@
 """A policy: what one experiment may use. Frozen, complete, and strict about what it does not know."""
 
 import hashlib
+import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import rfc8785
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from packaging.utils import canonicalize_name
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policies.units import Bytes, Seconds
 
@@ -87,6 +90,72 @@ class PartialLimits(_Strict):
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
 
 
+def _destination(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    host = host.lower().rstrip(".")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f'a destination is written as "example.org:443", not {text!r}')
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        if not re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", host) or len(host) > 253:
+            raise ValueError(f"{host!r} is no host name (wildcards are not taken: list narrow hosts)") from None
+        return f"{host}:{int(port)}"
+    return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
+
+
+Destination = Annotated[str, AfterValidator(_destination)]
+"""`host:port`, lower case, without a trailing dot; an address of version 6 stands in brackets."""
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$"), AfterValidator(canonicalize_name)]
+
+
+class _Choice(_Strict):
+    """A mode with its terms; a bare word in a file is the mode alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
+
+
+class Network(_Choice):
+    """What the experiment may reach. There is no interface but loopback either way: see executor/egress.py."""
+
+    mode: Literal["none", "allowlist"]
+    hosts: Annotated[tuple[Destination, ...], Field(max_length=64)] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.mode == "allowlist") != bool(self.hosts):
+            raise ValueError("hosts are listed with mode allowlist, and only there")
+        return self
+
+
+class Dependencies(_Choice):
+    """Which packages the host may fetch for an experiment, as wheels, and from where."""
+
+    mode: Literal["deny", "allowlist", "any"]
+    names: Annotated[tuple[PackageName, ...], Field(max_length=1000)] = ()
+    """With mode allowlist: what may be asked for. What these depend on comes with them."""
+    index: Annotated[str, Field(pattern=r"^(configured|(https?|file)://[!-~]+)$")] = "configured"
+    """URL of a package index; `configured`: the one that pip is set to on this host."""
+    total: Bytes | None = None
+    """The most bytes of wheels for one experiment."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.mode == "allowlist") != bool(self.names):
+            raise ValueError("names are listed with mode allowlist, and only there")
+        if (self.mode == "deny") != (self.total is None):
+            raise ValueError("total is given unless mode is deny")
+        return self
+
+
+Isolation = Literal["kernel", "gvisor"]
+Enforcement = Literal["strict", "best-effort"]
+
+
 class Policy(_Strict):
     """A named set of rules for experiments."""
 
@@ -95,8 +164,12 @@ class Policy(_Strict):
     limits: Limits
     gpus_unasked: GpuCount
     """GPUs given when the request names no number."""
-    network: Literal["none"]
-    """No interface but loopback."""
+    isolation: Isolation
+    """`kernel`: namespaces, control groups and seccomp. `gvisor`: a kernel of its own between code and host as well."""
+    enforcement: Enforcement
+    """`strict`: a limit that the backend cannot hold denies the run. `best-effort`: the host watches it instead."""
+    network: Network
+    dependencies: Dependencies
     environment: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*=[ -~]*$")], ...]
     """NAME=value pairs added to the experiment's environment. No host variable ever is."""
 
@@ -109,7 +182,11 @@ class Policy(_Strict):
 class Ceiling(_Strict):
     """What a box allows at most, whichever policy is named."""
 
-    limits: PartialLimits
+    limits: PartialLimits = PartialLimits()
+    isolation: Isolation | None = None
+    enforcement: Enforcement | None = None
+    network: Network | None = None
+    dependencies: Dependencies | None = None
 
 
 def built_in_policies() -> list[str]:

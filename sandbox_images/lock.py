@@ -67,3 +67,10 @@ def unmet(requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
         if version is None or requirement.url or not requirement.specifier.contains(version, prereleases=True):
             missing.append(text)
     return missing
+
+
+def unmet_imports(imports: Iterable[str], requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
+    """Distributions of `imports` that neither the locked set nor `requirements` name, sorted."""
+    named = {canonicalize_name(Requirement(text).name) for text in requirements}
+    wanted = {name for module in imports if (name := distribution_of(module))}
+    return sorted(wanted - locked(flavour).keys() - named)

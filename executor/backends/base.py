@@ -6,9 +6,10 @@ from typing import Protocol
 
 from executor.channel import BOOTSTRAP, Connection
 from executor.experiment import ImageRef
+from executor.observe import Cgroup
 from executor.ownership import Owner
 from policies.decision import Capabilities
-from policies.model import Limits
+from policies.model import Isolation, Limits
 
 EXPERIMENT_ID = 65534
 """uid and gid of the experiment inside every container."""
@@ -17,6 +18,12 @@ KEPT_CAPABILITIES = ("SETUID", "SETGID", "KILL")
 LIBRARY_MOUNT = "/run/labsandbox"
 """Where PID 1 puts the `lab` library; the experiment can read it and not write it."""
 LIBRARY_BYTES = 8 << 20
+PACKAGES_MOUNT = "/run/packages"
+"""Where an experiment's own packages are unpacked, by the experiment's user."""
+GVISOR_TASKS = 192
+"""Host processes and threads that gVisor needs for itself, on top of one for each thread of the experiment."""
+
+GVISOR_FILES = "gVisor does not count the inodes of a tmpfs (its files are in its memory, which is limited)"
 
 Progress = Callable[[str], None]
 """Told, in a few words, of steps that take long."""
@@ -30,19 +37,29 @@ class ContainerSpec:
     limits: Limits
     owner: Owner
     image: ImageRef
+    isolation: Isolation = "kernel"
+    unheld: frozenset[str] = frozenset()
+    """Limits that this backend was found not to hold; the host watches these instead."""
+    wheels_bytes: int = 0
+    """Size of the wheels that will be sent in."""
+    packages_bytes: int = 0
+    """Size of what they unpack to; 0 when there are none."""
 
     def tmpfs(self) -> Mapping[str, str]:
         """Mount point → tmpfs options. All are charged to the memory limit."""
         files = self.limits.files
 
-        def sized(size: int, mode: str) -> str:
-            return f"rw,nosuid,nodev,size={size},nr_inodes={files},mode={mode}"
+        def sized(size: int, mode: str, inodes: int = files) -> str:
+            return f"rw,nosuid,nodev,exec,size={size},nr_inodes={inodes},mode={mode}"
 
-        return {
+        mounts = {
             "/workspace": sized(self.limits.workspace, "1777"),
             "/tmp": sized(self.limits.tmp, "1777"),
-            LIBRARY_MOUNT: sized(LIBRARY_BYTES, "755"),
+            LIBRARY_MOUNT: sized(LIBRARY_BYTES + self.wheels_bytes, "755"),
         }
+        if self.packages_bytes:
+            mounts[PACKAGES_MOUNT] = sized(self.packages_bytes, "1777", max(files, 1 << 17))
+        return mounts
 
 
 def pid1(python: str) -> list[str]:
@@ -61,6 +78,9 @@ class Container(Protocol):
     def pid(self) -> int | None:
         """PID 1's process id on this host; None when it is not on this host or gone."""
 
+    def group(self) -> Cgroup | None:
+        """Its control group on this host; None when it is not on this host or gone."""
+
     def recorded(self) -> Mapping[str, float]:
         """The limits as the engine's own record states them; empty where there is no such record."""
 
@@ -72,6 +92,16 @@ class Container(Protocol):
 
     def destroy(self) -> None:
         """Removes every trace of it from the host."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container of ours that is on the host, whoever's it is."""
+
+    execution_id: str
+    container: Container
+    owner: Owner
+    running: bool
 
 
 class Backend(Protocol):
@@ -89,5 +119,8 @@ class Backend(Protocol):
     def create(self, spec: ContainerSpec) -> Container:
         """A new container, not yet running. Raises InfrastructureError."""
 
+    def found(self) -> list[Found]:
+        """Every container of labsandbox's that this backend can see. Raises SandboxUnavailable."""
+
     def sweep(self) -> list[str]:
-        """Removes this user's containers whose owner is dead or whose deadline passed; returns their ids."""
+        """Removes this user's containers whose owner is dead or whose deadline passed; returns their execution ids."""

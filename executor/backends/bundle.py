@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from executor.backends.base import KEPT_CAPABILITIES, ContainerSpec, pid1
+from executor.backends.base import GVISOR_TASKS, KEPT_CAPABILITIES, ContainerSpec, pid1
 from executor.backends.seccomp import seccomp_profile
 from sandbox_images.environment import Environment
 
@@ -87,6 +87,17 @@ def _tmpfs(target: str, options: str) -> dict[str, Any]:
     return {"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options.split(",")}
 
 
+def _control_group(spec: ContainerSpec) -> dict[str, Any]:
+    limits = spec.limits
+    tasks = limits.pids + (GVISOR_TASKS if spec.isolation == "gvisor" else 0)
+    groups: dict[str, dict[str, Any]] = {
+        "memory": {"limit": limits.memory, "swap": limits.memory},
+        "cpus": {"period": _CPU_PERIOD, "quota": round(limits.cpus * _CPU_PERIOD)},
+        "pids": {"limit": tasks},
+    }
+    return {"cpu" if name == "cpus" else name: group for name, group in groups.items() if name not in spec.unheld}
+
+
 def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
     limits = spec.limits
     kept = [f"CAP_{name}" for name in KEPT_CAPABILITIES]
@@ -138,9 +149,7 @@ def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
             "cgroupsPath": f"/labsandbox/{spec.execution_id}",
             "resources": {
                 "devices": [{"allow": False, "access": "rwm"}],
-                "memory": {"limit": limits.memory, "swap": limits.memory},
-                "cpu": {"period": _CPU_PERIOD, "quota": round(limits.cpus * _CPU_PERIOD)},
-                "pids": {"limit": limits.pids},
+                **_control_group(spec),
             },
             "seccomp": seccomp_profile(),
             "maskedPaths": _MASKED,

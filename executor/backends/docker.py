@@ -15,16 +15,25 @@ import docker.errors
 import docker.types
 import requests
 
-from executor.backends.base import KEPT_CAPABILITIES, ContainerSpec, Progress, pid1
+from executor.backends.base import (
+    GVISOR_FILES,
+    GVISOR_TASKS,
+    KEPT_CAPABILITIES,
+    ContainerSpec,
+    Found,
+    Progress,
+    pid1,
+)
 from executor.backends.seccomp import seccomp_profile
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
-from executor.observe import MOUNTS, tmpfs_limits
+from executor.observe import Cgroup
 from executor.ownership import PREFIX, Owner
 from policies.decision import Capabilities
-from policies.model import Limits
+from policies.model import Isolation, Limits
 
 _API_TIMEOUT = 60
+_NAME = "labsandbox-"
 _STREAMS = {1: "stdout", 2: "stderr"}
 _FRAME = struct.Struct(">BxxxI")  # the engine's multiplexed attach stream: kind, length
 _ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, OSError)
@@ -54,6 +63,8 @@ class DockerBackend:
         if known and self.runtime not in known:
             names = ", ".join(known)
             raise SandboxUnavailable(f"the engine has no runtime {self.runtime!r} (it has {names})")
+        # By the name that gVisor's own set-up gives it; the running container is checked for being what it claims.
+        self._isolation: Isolation = "gvisor" if self.runtime.startswith("runsc") else "kernel"
 
     def capabilities(self) -> Capabilities:
         """What the engine says of its host's kernel."""
@@ -67,15 +78,15 @@ class DockerBackend:
             for limit, names in flags.items()
             if not all(self._info.get(name) for name in names)
         }
-        if self.runtime.startswith("runsc"):
-            # gVisor keeps its own file systems and ignores nr_inodes, so that limit would not hold.
-            missing["files"] = "gVisor ignores the inode limit of a tmpfs"
+        if self._isolation == "gvisor":
+            missing["files"] = GVISOR_FILES
         enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
         return Capabilities(
             backend=self.name,
             runtime=self.runtime,
             enforces=enforces,
             missing=missing,
+            isolation=self._isolation,
             gpus_why="passing GPUs to Docker containers is not supported yet",
         )
 
@@ -107,10 +118,7 @@ class DockerBackend:
         api = self._client.api
         host_config = api.create_host_config(
             network_mode="none",
-            mem_limit=limits.memory,
-            memswap_limit=limits.memory,
-            nano_cpus=round(limits.cpus * 1e9),
-            pids_limit=limits.pids,
+            **_control_group(spec),
             cap_drop=["ALL"],
             cap_add=list(KEPT_CAPABILITIES),
             security_opt=["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
@@ -134,22 +142,46 @@ class DockerBackend:
                 working_dir="/",
                 stdin_open=True,
                 labels=spec.owner.labels(),
-                name=f"labsandbox-{spec.execution_id}",
+                name=f"{_NAME}{spec.execution_id}",
                 host_config=host_config,
             )
         except _ENGINE_ERRORS as error:
             raise InfrastructureError(f"the engine could not create the container: {one_line(error)}") from None
         return DockerContainer(self._client, made["Id"])
 
+    def found(self) -> list[Found]:
+        try:
+            listed = self._client.api.containers(all=True, filters={"label": f"{PREFIX}pid"})
+        except _ENGINE_ERRORS as error:
+            raise SandboxUnavailable(f"the Docker engine: {one_line(error)}") from None
+        every = []
+        for one in listed:
+            owner = Owner.from_labels(one.get("Labels") or {})
+            name = (one.get("Names") or ["/"])[0].removeprefix(f"/{_NAME}")
+            if owner is not None:
+                container = DockerContainer(self._client, one["Id"])
+                every.append(Found(name, container, owner, running=one.get("State") == "running"))
+        return every
+
     def sweep(self) -> list[str]:
         removed = []
-        with contextlib.suppress(*_ENGINE_ERRORS):
-            for found in self._client.api.containers(all=True, filters={"label": f"{PREFIX}pid"}):
-                owner = Owner.from_labels(found.get("Labels") or {})
-                if owner is not None and owner.abandoned():
-                    DockerContainer(self._client, found["Id"]).destroy()
-                    removed.append(found["Id"][:12])
+        with contextlib.suppress(SandboxUnavailable):
+            for found in self.found():
+                if found.owner.abandoned():
+                    found.container.destroy()
+                    removed.append(found.execution_id)
         return removed
+
+
+def _control_group(spec: ContainerSpec) -> dict[str, Any]:
+    limits = spec.limits
+    tasks = limits.pids + (GVISOR_TASKS if spec.isolation == "gvisor" else 0)
+    groups = {
+        "memory": {"mem_limit": limits.memory, "memswap_limit": limits.memory},
+        "cpus": {"nano_cpus": round(limits.cpus * 1e9)},
+        "pids": {"pids_limit": tasks},
+    }
+    return {key: value for name, group in groups.items() if name not in spec.unheld for key, value in group.items()}
 
 
 def _shm(limits: Limits) -> str:
@@ -176,6 +208,10 @@ class DockerContainer:
     def pid(self) -> int | None:
         return self._inspect().get("State", {}).get("Pid") or None
 
+    def group(self) -> Cgroup | None:
+        pid = self.pid()
+        return None if pid is None else Cgroup.of(pid, self.id)
+
     def recorded(self) -> Mapping[str, float]:
         host = self._inspect().get("HostConfig", {})
         found: dict[str, float] = {}
@@ -187,13 +223,6 @@ class DockerContainer:
             if host.get(key):
                 found[name] = host[key] * unit
         found["swap"] = (host.get("MemorySwap") or 0) - (host.get("Memory") or 0)
-        for name, mount in MOUNTS.items():
-            found |= tmpfs_limits(name, (host.get("Tmpfs") or {}).get(mount, ""))
-        for ulimit in host.get("Ulimits") or []:
-            if ulimit.get("Name") == "nofile":
-                found["open_files"] = float(ulimit["Hard"])
-        if host.get("NetworkMode") == "none":
-            found["network"] = 0.0
         return found
 
     def oom_killed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Containers without a daemon: an OCI bundle and runc.
+"""Containers without a daemon: an OCI bundle and runc, crun, or gVisor's runsc.
 
 The container is started detached, so that its control group outlives PID 1 until `destroy` has read it.
 """
@@ -14,18 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from executor.backends.base import ContainerSpec, Progress
+import psutil
+
+from executor.backends.base import GVISOR_FILES, ContainerSpec, Found, Progress
 from executor.backends.bundle import write_bundle
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
-from executor.observe import Cgroup, controllers
+from executor.observe import Cgroup, controllers, unified
 from executor.ownership import Owner
 from policies.decision import Capabilities
 from policies.model import Limits
 from sandbox_images.environment import Environment, environment
 from sandbox_images.wheels import BuildError
 
-RUNTIMES = ("runc",)
+# Global options of each runtime that this backend knows. runsc is left to its best platform: systrap, or ptrace.
+RUNTIMES: dict[str, list[str]] = {"runc": [], "crun": [], "runsc": ["--network=none"]}
 _COMMAND_TIMEOUT = 30.0
 _CONTROLLER_OF = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
 
@@ -42,7 +45,8 @@ class OciBackend:
         self.runtime = runtime
         self._cache = cache
         self._bundles = state / "oci" / "bundles"
-        self._command = [runtime, "--root", str(state / "oci" / runtime)]
+        self._root = state / "oci" / runtime
+        self._command = [runtime, "--root", str(self._root), *RUNTIMES[runtime]]
         self._environment: Environment | None = None
 
     def capabilities(self) -> Capabilities:
@@ -52,17 +56,22 @@ class OciBackend:
         if os.geteuid() != 0:
             raise SandboxUnavailable("the oci backend needs root (or use --backend docker)")
         there = controllers()
+        if self.runtime == "crun" and not unified():
+            raise SandboxUnavailable("crun needs a host with cgroup v2 alone (or use --runtime runc)")
         missing = {
             limit: f"this kernel has no {controller} controller"
             for limit, controller in _CONTROLLER_OF.items()
             if controller not in there
         }
+        if self.runtime == "runsc":
+            missing["files"] = GVISOR_FILES
         enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
         return Capabilities(
             backend=self.name,
             runtime=self.runtime,
             enforces=enforces,
             missing=missing,
+            isolation="gvisor" if self.runtime == "runsc" else "kernel",
             gpus_why="the oci backend does not pass GPUs through",
         )
 
@@ -78,7 +87,7 @@ class OciBackend:
         if self._environment is None:
             raise RuntimeError("prepare comes before create")
         folder = self._bundles / spec.execution_id
-        container = OciContainer(spec.execution_id, folder, self._command)
+        container = self._container(spec.execution_id)
         try:
             self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.mkdir(mode=0o700)
@@ -88,22 +97,35 @@ class OciBackend:
             raise InfrastructureError(f"cannot write the container's bundle: {error}") from None
         return container
 
+    def found(self) -> list[Found]:
+        every = []
+        for folder in sorted(self._bundles.glob("*")):
+            owner = _owner(folder)
+            if owner is not None:
+                container = self._container(folder.name)
+                every.append(Found(folder.name, container, owner, running=container.pid() is not None))
+        return every
+
     def sweep(self) -> list[str]:
         removed = []
         for folder in sorted(self._bundles.glob("*")):
-            if _abandoned(folder):
-                OciContainer(folder.name, folder, self._command).destroy()
+            if _abandoned(folder) and not _runtime_at_work(folder):
+                self._container(folder.name).destroy()
                 removed.append(folder.name)
         return removed
+
+    def _container(self, name: str) -> "OciContainer":
+        return OciContainer(name, self._bundles / name, self._command, self._root / name)
 
 
 class OciContainer:
     """One bundle and the container made from it."""
 
-    def __init__(self, name: str, folder: Path, command: list[str]) -> None:
+    def __init__(self, name: str, folder: Path, command: list[str], state: Path) -> None:
         self.id = name
         self._folder = folder
         self._command = command
+        self._state = state
 
     def start(self) -> "PipeConnection":
         log = self._folder / "runtime.log"
@@ -131,15 +153,19 @@ class OciContainer:
 
     def pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
-            return int((self._folder / "pid").read_text())
+            pid = int((self._folder / "pid").read_text())
+            # The number may be another process's by now: it is ours while it is in our control group.
+            return pid if Cgroup.of(pid, self.id) is not None else None
         return None
+
+    def group(self) -> Cgroup | None:
+        return Cgroup.named(f"labsandbox/{self.id}")
 
     def recorded(self) -> Mapping[str, float]:
         return {}
 
     def oom_killed(self) -> bool:
-        pid = self.pid()
-        group = Cgroup.named(f"labsandbox/{self.id}") if pid is not None else None
+        group = self.group()
         return group is not None and group.oom_kills() > 0
 
     def kill(self) -> None:
@@ -148,6 +174,10 @@ class OciContainer:
     def destroy(self) -> None:
         if (self._folder / "config.json").exists():
             self._run("delete", "--force", self.id)
+            # A runtime that was killed in the middle leaves what it cannot find again.
+            if (group := self.group()) is not None:
+                group.remove()
+            shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, *arguments: str) -> None:
@@ -191,17 +221,26 @@ class PipeConnection:
             self._input.close()
 
 
+def _owner(folder: Path) -> Owner | None:
+    try:
+        return Owner.from_labels(json.loads((folder / "config.json").read_text())["annotations"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _runtime_at_work(folder: Path) -> bool:
+    """Whether a runtime that outlived its caller is still making this container: then it is left to the next sweep."""
+    return any(str(folder) in (process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+
+
 def _abandoned(folder: Path) -> bool:
     """Whether its owner is gone. A bundle without a config was being written: given up when it is old."""
-    try:
-        owner = Owner.from_labels(json.loads((folder / "config.json").read_text())["annotations"])
+    if (folder / "config.json").exists():
+        owner = _owner(folder)
         return owner is not None and owner.abandoned()
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            return time.time() - folder.stat().st_mtime > _COMMAND_TIMEOUT
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    with contextlib.suppress(OSError):
+        return time.time() - folder.stat().st_mtime > _COMMAND_TIMEOUT
+    return False
 
 
 def _last_line(log: Path) -> str:

@@ -1,0 +1,417 @@
+"""The way out for experiments whose policy lists hosts: an HTTP proxy on the host, behind the relay in the container.
+
+The container has no interface but loopback. PID 1 carries the bytes of connections to 127.0.0.1:3128 over the channel;
+here they are read as proxy requests (RFC 9112), judged, and passed on. A name is resolved once and that address is
+dialled; an address that is not public is refused unless it is listed itself. In a tunnel the first thing must be a TLS
+ClientHello for the host of the tunnel (RFC 8446, RFC 6066). Every request is in the audit log, allowed or not.
+
+What a listed host does with what it is sent cannot be controlled: list hosts that nobody can use as a relay.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+
+from executor.channel import Channel, frame
+from executor.errors import ChannelError
+from executor.tls import HelloError, server_name
+
+VERDICT_SECONDS = 5.0
+"""No verdict within this time is a refusal."""
+MAX_REQUESTS = 1000
+"""Of one run; those beyond are refused, and counted in one record."""
+WINDOW = 1 << 18
+"""Bytes of one tunnel under way in each direction, as in runner.py."""
+_HEAD = 16 * 1024
+_CHUNK = 65536
+_NAT64 = ipaddress.ip_network("64:ff9b::/32")
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+# RFC 9110, 7.6.1: these are for one hop. Upgrade among them, so that no request becomes something else.
+_HOP = frozenset(
+    [
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"proxy-authorization",
+        b"expect",
+    ]
+)
+
+Record = Callable[..., object]
+"""Writes an audit record: the event's name, and its fields."""
+Resolve = Callable[[str, int], list[str]]
+
+
+class Refused(Exception):
+    """A request that is not let through: the rule, and the reason in a few words."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(reason)
+        self.rule, self.reason = rule, reason
+
+
+@dataclass
+class Request:
+    """What is known of one connection's request, for the audit record."""
+
+    method: str = "?"
+    host: str = ""
+    port: int = 0
+    address: str | None = None
+    up: int = 0
+    down: int = 0
+    established: bool = False
+    """Whether the experiment was answered already, so that a refusal can no more be put in words."""
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name, as the host's resolver gives them. Raises OSError."""
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+class AllowList:
+    """Which destinations may be reached: a pure judgement on parsed bytes."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._hosts = frozenset(hosts)
+
+    def name(self, authority: str, default_port: int | None = None) -> tuple[str, int]:
+        """Host and port of `authority` if they are listed. Raises Refused."""
+        host, port = split_authority(authority, default_port)
+        if join_authority(host, port) not in self._hosts:
+            raise Refused("network.host", f"{join_authority(host, port)} is not listed")
+        return host, port
+
+    def address(self, text: str, port: int) -> str:
+        """`text` if that address may be dialled: a public one, or one that is listed itself. Raises Refused."""
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address):
+            address = address.ipv4_mapped or address
+        public = address.is_global and not address.is_multicast
+        if isinstance(address, ipaddress.IPv6Address):  # these carry an address of version 4 that a gateway would dial
+            public = public and address.sixtofour is None and address.teredo is None and address not in _NAT64
+        if not public and join_authority(str(address), port) not in self._hosts:
+            raise Refused("network.address", f"the name leads to {address}, which is not a public address")
+        return str(address)
+
+
+def split_authority(authority: str, default_port: int | None = None) -> tuple[str, int]:
+    """Lower-case host without a trailing dot, and port. Raises Refused for what is no such thing."""
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        host, port = authority, str(default_port or "")
+    host = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    plain = host.replace("-", "").replace(".", "").replace(":", "").isalnum() and host.isascii()
+    if not plain or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise Refused("network.request", "no host and port")
+    return host, int(port)
+
+
+def join_authority(host: str, port: int) -> str:
+    """As policies write it: an address of version 6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Egress:
+    """The proxy of one run, in a thread of its own. `feed` takes the channel's frames; `close` ends every tunnel."""
+
+    def __init__(self, channel: Channel, hosts: Iterable[str], record: Record, resolve: Resolve = resolve) -> None:
+        self._channel = channel
+        self._allowed = AllowList(hosts)
+        self._record = record
+        self._resolve = resolve
+        self._tunnels: dict[int, Tunnel] = {}
+        self._last = self._unrecorded = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="egress", daemon=True)
+        self._thread.start()
+
+    def feed(self, kind: bytes, payload: bytes) -> None:
+        """A frame of the container's about a tunnel. Raises ChannelError for one that makes no sense."""
+        if len(payload) < 4 or (kind == b"U" and len(payload) != 8):
+            raise ChannelError("the container sent a tunnel frame that makes no sense")
+        (number,) = struct.unpack_from(">I", payload)
+        self._loop.call_soon_threadsafe(self._take, kind, number, payload[4:])
+
+    def close(self) -> None:
+        """Ends every tunnel, and writes what is missing in the audit log."""
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._loop.close()
+        if self._unrecorded:
+            self._record("network-flood", refused=self._unrecorded, recorded=MAX_REQUESTS)
+
+    async def _end(self) -> None:
+        tasks = [tunnel.task for tunnel in self._tunnels.values() if tunnel.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _take(self, kind: bytes, number: int, data: bytes) -> None:
+        tunnel = self._tunnels.get(number)
+        if tunnel is None:
+            if kind != b"T" or not data or number <= self._last:
+                return  # what was still on its way when its tunnel ended
+            self._last = number
+            tunnel = self._tunnels[number] = Tunnel(number, self._channel)
+            serve = self._serve if number <= MAX_REQUESTS else self._turn_away
+            tunnel.task = self._loop.create_task(serve(tunnel))
+        tunnel.hear(kind, data)
+
+    async def _turn_away(self, tunnel: "Tunnel") -> None:
+        """A run that asks without end shall not fill the audit log: these are counted."""
+        self._unrecorded += 1
+        await self._finish(tunnel, _refusal("too many requests", "429 Too Many Requests"))
+
+    async def _finish(self, tunnel: "Tunnel", last_words: bytes) -> None:
+        with contextlib.suppress(ChannelError):
+            await tunnel.write(last_words)
+            tunnel.close()
+        del self._tunnels[tunnel.number]
+
+    async def _serve(self, tunnel: "Tunnel") -> None:
+        """One connection, from its first byte to its last."""
+        request, began, last_words = Request(), time.monotonic(), b""
+        try:
+            try:
+                async with asyncio.timeout(VERDICT_SECONDS):
+                    proxied = await self._judge(tunnel, request)
+            except TimeoutError:
+                raise Refused("network.timeout", f"no verdict within {VERDICT_SECONDS:g} s") from None
+            await self._pass_on(tunnel, request, proxied)
+        except Refused as refusal:
+            self._note(request, allow=False, rule=refusal.rule, reason=refusal.reason)
+            last_words = _refusal(refusal.reason)
+        except (OSError, h11.ProtocolError, ChannelError) as error:
+            self._note(request, allow=False, rule="network.failed", reason=f"{type(error).__name__}: {error}"[:200])
+            last_words = _refusal("the connection failed", "502 Bad Gateway")
+        finally:
+            seconds = round(time.monotonic() - began, 3)
+            counts = {"bytes_up": request.up, "bytes_down": request.down, "seconds": seconds}
+            self._record("network-end", host=request.host[:255], port=request.port, **counts)
+            await self._finish(tunnel, b"" if request.established else last_words)
+
+    async def _judge(self, tunnel: "Tunnel", request: Request) -> "Proxied":
+        """Reads the request's head and decides. Raises Refused."""
+        inner = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD)
+        head = await _event(inner, tunnel)
+        if not isinstance(head, h11.Request):
+            raise Refused("network.request", "no HTTP request")
+        request.method = head.method.decode("ascii", "replace")[:16]
+        target = head.target.decode("ascii", "replace")
+        if head.method == b"CONNECT":
+            request.host, request.port = _told(target, 443)
+            host, port = self._allowed.name(target)
+            await self._locate(request, host, port)
+            await tunnel.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            request.established = True
+            hello = await _client_hello(tunnel, inner.trailing_data[0])
+            if hello.name != host:
+                raise Refused("network.sni", f"TLS for {hello.name or 'no name'} in a tunnel to {host}")
+            return Proxied(await self._dial(request), hello.data)
+        if head.method not in _METHODS or not target.lower().startswith("http://"):
+            raise Refused("network.request", f"{request.method} of this form is not passed on")
+        authority, slash, path = target[len("http://") :].partition("/")
+        request.host, request.port = _told(authority, 80)
+        host, port = self._allowed.name(authority, 80)
+        if any(split_authority(value.decode("ascii", "replace"), 80) != (host, port) for value in _hosts(head)):
+            raise Refused("network.host", "the Host header names another host")
+        await self._locate(request, host, port)
+        outer = h11.Request(
+            method=head.method, target=(slash + path or "/").encode(), headers=_forwarded(head, host, port)
+        )
+        return Proxied(await self._dial(request), h11.Connection(h11.CLIENT).send(outer) or b"", inner, outer)
+
+    async def _locate(self, request: Request, host: str, port: int) -> None:
+        """Resolves the name, once: what was judged is what is dialled. Raises Refused, OSError."""
+        found = await self._loop.run_in_executor(None, self._resolve, host, port)
+        if not found:
+            raise Refused("network.address", f"{host} has no address")
+        request.address = self._allowed.address(found[0], port)
+
+    async def _dial(self, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The audit record is there before the first packet."""
+        self._note(request, allow=True, rule="network.allowlist", reason="listed")
+        return await asyncio.open_connection(request.address, request.port)
+
+    async def _pass_on(self, tunnel: "Tunnel", request: Request, proxied: "Proxied") -> None:
+        async def up() -> None:
+            proxied.writer.write(proxied.first)
+            request.up += len(proxied.first)
+            async for data in proxied.body(tunnel):
+                proxied.writer.write(data)
+                request.up += len(data)
+                await proxied.writer.drain()
+            if proxied.request is None and proxied.writer.can_write_eof():
+                proxied.writer.write_eof()
+
+        async def down() -> None:
+            while data := await proxied.reader.read(_CHUNK):
+                request.down += len(data)
+                request.established = True
+                await tunnel.write(data)
+
+        tasks = [asyncio.create_task(up()), asyncio.create_task(down())]
+        try:
+            await tasks[1]  # when the far end is done, nothing that still comes from the experiment matters
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            proxied.writer.close()
+
+    def _note(self, request: Request, **verdict: Any) -> None:
+        about = {"method": request.method, "host": request.host[:255], "port": request.port, "address": request.address}
+        self._record("network", **about, **verdict)
+
+
+class Tunnel:
+    """One connection of the experiment's: a stream of what it sent, and a window for what it is sent."""
+
+    def __init__(self, number: int, channel: Channel) -> None:
+        self.number = number
+        self.task: asyncio.Task[None] | None = None
+        self._channel = channel
+        self._id = struct.pack(">I", number)
+        self._incoming = asyncio.StreamReader()
+        self._under_way = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def hear(self, kind: bytes, data: bytes) -> None:
+        """A frame of the container's."""
+        if kind == b"T" and data:
+            self._incoming.feed_data(data)
+        elif kind == b"T":
+            self._incoming.feed_eof()
+        elif kind == b"U":
+            self._under_way -= int(struct.unpack(">I", data)[0])
+            if self._under_way < WINDOW:
+                self._room.set()
+        elif kind == b"V" and self.task is not None:
+            self.task.cancel()
+
+    async def read(self) -> bytes:
+        """What came; b"" at the end. Reading gives the container room for more."""
+        data = await self._incoming.read(_CHUNK)
+        if data:
+            self._channel.send(frame(b"U", self._id + struct.pack(">I", len(data))))
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Sends, as fast as the experiment takes it."""
+        view = memoryview(data)
+        while view:
+            await self._room.wait()
+            part = view[: min(_CHUNK, WINDOW - self._under_way)]
+            self._under_way += len(part)
+            if self._under_way >= WINDOW:
+                self._room.clear()
+            self._channel.send(frame(b"T", self._id + part))
+            view = view[len(part) :]
+
+    def close(self) -> None:
+        """Nothing more comes: PID 1 closes the connection when it has passed on what was written."""
+        self._channel.send(frame(b"T", self._id))
+
+
+@dataclass
+class Proxied:
+    """A request that may pass: the connection to its host, and what is sent there first."""
+
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    first: bytes
+    inner: h11.Connection | None = None
+    request: h11.Request | None = None
+    """Of a plain request, whose body is framed; None in a tunnel."""
+
+    @property
+    def reader(self) -> asyncio.StreamReader:
+        return self.connection[0]
+
+    @property
+    def writer(self) -> asyncio.StreamWriter:
+        return self.connection[1]
+
+    async def body(self, tunnel: Tunnel) -> Any:
+        """The rest of what the experiment sends: all of a tunnel; of a plain request its body, framed anew, and no more."""
+        if self.inner is None or self.request is None:
+            while data := await tunnel.read():
+                yield data
+            return
+        outer = h11.Connection(h11.CLIENT)
+        outer.send(self.request)
+        while True:
+            event = await _event(self.inner, tunnel)
+            if isinstance(event, h11.Data | h11.EndOfMessage):
+                yield outer.send(event) or b""
+            if not isinstance(event, h11.Data):
+                return
+
+
+async def _event(connection: h11.Connection, tunnel: Tunnel) -> Any:
+    while (event := connection.next_event()) is h11.NEED_DATA:
+        connection.receive_data(await tunnel.read())
+    return event
+
+
+@dataclass(frozen=True)
+class _Hello:
+    name: str | None
+    data: bytes
+
+
+async def _client_hello(tunnel: Tunnel, data: bytes) -> _Hello:
+    """Reads up to the end of a ClientHello; everything read, and the server's name in it. Raises Refused."""
+    while True:
+        try:
+            done, name = server_name(data)
+        except HelloError as error:
+            raise Refused("network.tls", str(error)) from None
+        if done:
+            return _Hello(name, data)
+        more = await tunnel.read()
+        if not more:
+            raise Refused("network.tls", "the tunnel ended before its ClientHello did")
+        data += more
+
+
+def _told(authority: str, default_port: int) -> tuple[str, int]:
+    """Host and port for the record, whatever they are."""
+    try:
+        return split_authority(authority, default_port)
+    except Refused:
+        return ascii(authority[:200]), 0
+
+
+def _hosts(request: h11.Request) -> list[bytes]:
+    return [value for name, value in request.headers if name == b"host"]
+
+
+def _forwarded(request: h11.Request, host: str, port: int) -> list[tuple[bytes, bytes]]:
+    """The request's headers for the next hop, which is asked to close: one request for each connection."""
+    named = {
+        word.strip().lower() for name, value in request.headers if name == b"connection" for word in value.split(b",")
+    }
+    kept = [(name, value) for name, value in request.headers if name not in _HOP | named | {b"host"}]
+    return [(b"host", join_authority(host, port).removesuffix(":80").encode()), *kept, (b"connection", b"close")]
+
+
+def _refusal(reason: str, status: str = "403 Forbidden") -> bytes:
+    text = f"labsandbox: {reason}\n".encode("ascii", "replace")
+    head = f"HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {len(text)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + text
