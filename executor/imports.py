@@ -26,13 +26,20 @@ except SyntaxError as e:
 except (ValueError, RecursionError, MemoryError) as e:
     print(json.dumps({"error": str(e) or type(e).__name__, "line": None}))
 else:
-    names = set()
-    for node in ast.walk(tree):
+    names, needed, waiting = set(), set(), [(tree, True)]
+    while waiting:
+        node, certain = waiting.pop()
+        found = []
         if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
+            found = [alias.name.split(".")[0] for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
-    print(json.dumps({"imports": sorted(names)}))
+            found = [node.module.split(".")[0]]
+        names.update(found)
+        if certain:
+            needed.update(found)
+        certain = certain and not isinstance(node, (ast.Try, ast.TryStar, ast.If))
+        waiting += [(child, certain) for child in ast.iter_child_nodes(node)]
+    print(json.dumps({"imports": sorted(names), "needed": sorted(needed)}))
 """
 
 
@@ -45,6 +52,8 @@ class SourceReport:
     line: int | None
     imports: tuple[str, ...]
     """Top-level modules that it imports anywhere, sorted; the standard library's among them."""
+    needed: tuple[str, ...] = ()
+    """Those that are imported for certain: not inside `try` or `if`."""
 
 
 def check_source(code: str) -> SourceReport:
@@ -66,7 +75,14 @@ def check_source(code: str) -> SourceReport:
     if done.returncode != 0 or not done.stdout:
         return _refused("the source cannot be parsed: the parser gave up on it")
     said = json.loads(done.stdout)
-    return SourceReport(said.get("error"), said.get("line"), tuple(said.get("imports", ())))
+    return SourceReport(
+        said.get("error"), said.get("line"), tuple(said.get("imports", ())), tuple(said.get("needed", ()))
+    )
+
+
+def needed_imports(report: SourceReport) -> tuple[str, ...]:
+    """The modules that an experiment with this source cannot do without; no more than one may name."""
+    return tuple(name for name in report.needed if len(name) <= 200)[:500]
 
 
 def _refused(reason: str) -> SourceReport:

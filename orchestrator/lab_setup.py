@@ -1,22 +1,24 @@
 """Puts a lab together from names and options: policy, request, backend, executor."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from executor.backends.base import Backend, Progress
 from executor.backends.docker import DockerBackend, engine_client
-from executor.backends.oci import OciBackend
+from executor.backends.oci import RUNTIMES, OciBackend
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
 from policies.audit import AuditLog
 from policies.decision import Request
-from policies.merge import box_ceilings
+from policies.merge import box_ceilings, terms_here
 from policies.model import PartialLimits, Policy, load_policy
 from policies.state import audit_path, cache_dir, state_dir
 from sandbox_images.images import BOOTSTRAP_BASE, DEFAULT_BASE, build_image, image_reference
 from sandbox_images.wheels import BuildError
 
+GVISOR_RUNTIME = "runsc"
 BackendChoice = Literal["auto", "docker", "oci"]
 
 
@@ -49,9 +51,13 @@ def open_lab(options: LabOptions, progress: Progress) -> Lab:
     """
     policy = load_policy(options.policy)
     ceilings = box_ceilings()
+    if options.runtime is None and terms_here(policy, ceilings).isolation == "gvisor":
+        options = replace(options, runtime=GVISOR_RUNTIME)
     backend, why = choose_backend(options, progress)
-    executor = Executor(backend, AuditLog(audit_path()), ceilings, progress)
-    executor.sweep()
+    audit = AuditLog(audit_path())
+    executor = Executor(backend, audit, ceilings, progress)
+    for swept in [backend, *_daemonless(state_dir(), cache_dir())]:
+        Executor(swept, audit).sweep()
     return Lab(executor, policy, Request(limits=options.limits), why)
 
 
@@ -77,6 +83,25 @@ def choose_backend(options: LabOptions, progress: Progress) -> tuple[Backend, st
     except SandboxUnavailable as error:
         reason = str(error)
     return _oci(options), f"backend oci: {reason}"
+
+
+def every_backend(state: Path, cache: Path) -> list[Backend]:
+    """Each backend with each runtime that this machine has, whether or not it can enforce everything."""
+    found: list[Backend] = _daemonless(state, cache)
+    with contextlib.suppress(SandboxUnavailable):
+        docker = DockerBackend(image_reference())
+        found += [DockerBackend(image_reference(), runtime) for runtime in docker.runtimes()]
+    return found
+
+
+def _daemonless(state: Path, cache: Path) -> list[Backend]:
+    found: list[Backend] = []
+    for runtime in RUNTIMES:
+        backend = OciBackend(state, cache, runtime)
+        with contextlib.suppress(SandboxUnavailable):
+            backend.capabilities()
+            found.append(backend)
+    return found
 
 
 def _oci(options: LabOptions) -> OciBackend:

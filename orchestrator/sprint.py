@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from executor.experiment import Execution, Experiment, Outcome, Sink
-from executor.imports import check_source
+from executor.imports import check_source, needed_imports
 from orchestrator.agents.answers import Code, strip_fences
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentError
@@ -23,7 +23,7 @@ from results.analysis import Analysis, analyse
 from results.curves import draw_curves
 from results.metrics import read_records
 from results.store import SUMMARY, RunFolder
-from sandbox_images.lock import locked_requirements
+from sandbox_images.lock import locked_requirements, requirements_text
 
 SCHEMA = "labsandbox.sprint/1"
 
@@ -160,7 +160,7 @@ class Sprint:
     def _execute(self, phase: dict[str, Any], answer: Code, code: str, deadline: float) -> Execution | None:
         report = check_source(code)
         locked = locked_requirements(report.imports)
-        self._folder.write_text("requirements.txt", "".join(f"{line}\n" for line in locked))
+        self._folder.write_text("requirements.txt", requirements_text(report.imports, ()))
         phase |= {"code": code, "explanation": answer.explanation, "dependencies": list(locked)}
         if report.error is not None:
             error = f"the code does not parse (line {report.line}): {report.error}"
@@ -172,7 +172,9 @@ class Sprint:
             phase["execution"] = {"stdout": "", "stderr": "", "returncode": None, "success": False, "error": error}
             return None
         self._write()
-        execution = self._run_experiment(Experiment(code=code, seed=self._seed), self._folder)
+        experiment = Experiment(code=code, seed=self._seed, imports=needed_imports(report))
+        execution = self._run_experiment(experiment, self._folder)
+        self._folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
         self._folder.close()
         phase["execution"] = execution.as_json()
         return execution

@@ -52,6 +52,14 @@ def locked_requirements(imports: Iterable[str], flavour: str = "cpu") -> list[st
     return [f"{name}=={pins[name]}" if name in pins else name for name in sorted(names)]
 
 
+def requirements_text(imports: Iterable[str], fetched: Iterable[str]) -> str:
+    """A requirements.txt of what ran: what was imported from the locked set, and what was `fetched`, with hashes."""
+    fetched = list(fetched)
+    names = {canonicalize_name(re.split("[=<>! ]", line)[0]) for line in fetched}
+    held = [line for line in locked_requirements(imports) if canonicalize_name(line.partition("==")[0]) not in names]
+    return "".join(f"{line}\n" for line in [*held, *fetched])
+
+
 def unmet(requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
     """Those of `requirements` that the locked set does not satisfy. Raises ValueError on one that is malformed."""
     pins = locked(flavour)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_RANDOM = 8  # characters that tempfile adds to a prefix
 Progress = Callable[[str], None]
 
 
@@ -63,6 +64,22 @@ def scratch(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def leftovers(cache: Path) -> list[Path]:
+    """Scratch folders whose maker died: nobody holds the lock of what they were to become."""
+    found = []
+    for folder in sorted(cache.glob("*/.*")):
+        name, dot, rest = folder.name[1:].rpartition(".")
+        if not (folder.is_dir() and dot and len(rest) == _RANDOM):
+            continue
+        with (folder.parent / f".{name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+        found.append(folder)
+    return found
 
 
 def run(command: list[str], what: str) -> None:

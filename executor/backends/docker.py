@@ -90,6 +90,10 @@ class DockerBackend:
             gpus_why="passing GPUs to Docker containers is not supported yet",
         )
 
+    def runtimes(self) -> list[str]:
+        """The engine's OCI runtimes by name, those aside that it knows by the name of a containerd shim."""
+        return sorted(name for name in self._info.get("Runtimes") or {} if "." not in name)
+
     def engine(self) -> str:
         """The engine's name and version, as it gives them."""
         return f"{self._info.get('OperatingSystem', '?')}, {self._info.get('ServerVersion', '?')}"

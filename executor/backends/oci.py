@@ -44,7 +44,7 @@ class OciBackend:
             raise SandboxUnavailable(f"the oci backend does not know the runtime {runtime!r} (it knows {known})")
         self.runtime = runtime
         self._cache = cache
-        self._bundles = state / "oci" / "bundles"
+        self._bundles = state / "oci" / "bundles" / runtime
         self._root = state / "oci" / runtime
         self._command = [runtime, "--root", str(self._root), *RUNTIMES[runtime]]
         self._environment: Environment | None = None
@@ -115,17 +115,17 @@ class OciBackend:
         return removed
 
     def _container(self, name: str) -> "OciContainer":
-        return OciContainer(name, self._bundles / name, self._command, self._root / name)
+        return OciContainer(name, self._bundles / name, self._command, self._root)
 
 
 class OciContainer:
     """One bundle and the container made from it."""
 
-    def __init__(self, name: str, folder: Path, command: list[str], state: Path) -> None:
+    def __init__(self, name: str, folder: Path, command: list[str], root: Path) -> None:
         self.id = name
         self._folder = folder
         self._command = command
-        self._state = state
+        self._root = root
 
     def start(self) -> "PipeConnection":
         log = self._folder / "runtime.log"
@@ -173,11 +173,14 @@ class OciContainer:
 
     def destroy(self) -> None:
         if (self._folder / "config.json").exists():
-            self._run("delete", "--force", self.id)
-            # A runtime that was killed in the middle leaves what it cannot find again.
+            # runsc takes more than a second for what ending its control group does at once.
+            if self._command[0] != "runsc" or self.group() is None:
+                self._run("delete", "--force", self.id)
+            # Also for a runtime that was killed in the middle and cannot find its own half-made container.
             if (group := self.group()) is not None:
                 group.remove()
-            shutil.rmtree(self._state, ignore_errors=True)
+            for left in self._root.glob(f"{self.id}*"):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, *arguments: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from executor.experiment import Execution, Experiment
-from executor.imports import MAX_SOURCE, check_source
+from executor.imports import MAX_SOURCE, check_source, needed_imports
 from orchestrator.cli import options
 from orchestrator.cli.show import show_execution
 from orchestrator.cli.status import exit_status
@@ -17,7 +17,7 @@ from orchestrator.lab_setup import Lab, open_lab
 from results.curves import draw_curves
 from results.metrics import read_records
 from results.store import EXECUTION, RunFolder, Store
-from sandbox_images.lock import locked_requirements, unmet
+from sandbox_images.lock import requirements_text, unmet
 
 
 def execute(
@@ -45,7 +45,9 @@ def execute(
     if report.error is not None:
         where = f"{file}, line {report.line}" if report.line else file
         raise UsageProblem(f"{where}: {report.error}")
-    experiment = Experiment(code=code, seed=seed, requirements=read_requirements(requirements))
+    experiment = Experiment(
+        code=code, seed=seed, requirements=read_requirements(requirements), imports=needed_imports(report)
+    )
     chosen = options.lab_options(
         policy, backend, runtime, image,
         gpus=gpus, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
@@ -54,9 +56,8 @@ def execute(
     note(lab.why)
     with Store(results).new("exec") as folder:
         folder.write_text("experiment.py", code)
-        locked = locked_requirements(report.imports)
-        folder.write_text("requirements.txt", "".join(f"{line}\n" for line in locked))
         execution = _run(lab, experiment, folder, as_json)
+        folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
     if as_json:
         print_json(execution.as_json())
     else:

@@ -11,7 +11,7 @@ import typer
 
 from executor.errors import ExecutorError, RequestDenied
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
-from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints
+from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints, upkeep
 from orchestrator.cli.status import DENIED, INFRASTRUCTURE, INTERRUPTED, USAGE
 from orchestrator.cli.terminal import console, note
 from orchestrator.errors import UsageProblem
@@ -29,6 +29,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("exec")(execute.execute)
 app.command("doctor")(doctor.doctor)
+app.command("ps")(upkeep.ps)
+app.command("kill")(upkeep.kill)
+app.command("gc")(upkeep.gc)
 app.add_typer(sprints.app, name="sprints")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")

@@ -1,0 +1,61 @@
+"""`labsandbox ps`, `kill` and `gc`: what runs on this machine, ending it, and clearing up."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from orchestrator import upkeep
+from orchestrator.cli import options
+from orchestrator.cli.terminal import console, print_json
+
+
+def ps(as_json: options.Json = False) -> None:
+    """List labsandbox's containers on this machine."""
+    rows = [
+        {
+            "execution": one.found.execution_id,
+            "backend": one.backend.name,
+            "running": one.found.running,
+            "uid": one.found.owner.uid,
+            "pid": one.found.owner.pid,
+            "abandoned": one.found.owner.abandoned(),
+            "seconds_left": round(one.found.owner.deadline - time.time()),
+        }
+        for one in upkeep.running()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        console.print("nothing is running")
+        return
+    table = Table("execution", "backend", "state", "owner", "at most")
+    for row in rows:
+        state = "abandoned" if row["abandoned"] else "running" if row["running"] else "made"
+        owner = f"uid {row['uid']}, pid {row['pid']}"
+        table.add_row(str(row["execution"]), str(row["backend"]), state, owner, f"{row['seconds_left']} s more")
+    console.print(table)
+
+
+def kill(
+    execution: Annotated[str, typer.Argument(metavar="ID", help="An execution's id, or the beginning of one.")],
+) -> None:
+    """End a container now; its run is recorded as ended from outside."""
+    ended = upkeep.kill(execution)
+    console.print(f"ended {ended.found.execution_id}")
+
+
+def gc(as_json: options.Json = False) -> None:
+    """Remove what crashed runs left: containers, unfinished downloads, packages unused for a month."""
+    cleared = upkeep.clear()
+    if as_json:
+        print_json({"containers": cleared.containers, "folders": [str(path) for path in cleared.folders]})
+        return
+    for name in cleared.containers:
+        console.print(f"removed container {name}")
+    for path in cleared.folders:
+        console.print(f"removed {path}", soft_wrap=True)
+    if not cleared.containers and not cleared.folders:
+        console.print("nothing to remove")

@@ -1,0 +1,91 @@
+"""What is running on this machine, ending it, and clearing away what crashes left."""
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from executor.backends.base import Backend, Found
+from executor.executor import Executor
+from orchestrator.errors import UsageProblem
+from orchestrator.lab_setup import every_backend
+from policies.audit import AuditLog
+from policies.state import audit_path, cache_dir, state_dir
+from sandbox_images.wheels import leftovers
+
+_KEPT_SECONDS = 30 * 24 * 3600.0
+"""For so long fetched packages are kept after they were last made or used."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A container of labsandbox's on this machine."""
+
+    backend: Backend
+    found: Found
+
+    @property
+    def mine(self) -> bool:
+        return self.found.owner.uid == os.getuid()
+
+
+def running() -> list[Running]:
+    """Every container that can be seen here, this user's and others'."""
+    every, seen = [], set()
+    for backend in every_backend(state_dir(), cache_dir()):
+        for found in backend.found():
+            if found.execution_id not in seen:  # an engine shows each under every one of its runtimes
+                seen.add(found.execution_id)
+                every.append(Running(backend, found))
+    return every
+
+
+def kill(prefix: str) -> Running:
+    """Ends the one container whose execution id begins with `prefix`; whoever waits for it records the end.
+
+    Raises UsageProblem when there is none or more than one, or it is another user's.
+    """
+    matching = [one for one in running() if prefix and one.found.execution_id.startswith(prefix)]
+    if not matching:
+        raise UsageProblem(f"no container's execution id begins with {prefix!r} (labsandbox ps lists them)")
+    if len(matching) > 1:
+        raise UsageProblem(f"{len(matching)} execution ids begin with {prefix!r}: give more of it")
+    (one,) = matching
+    if not one.mine and os.getuid() != 0:
+        raise UsageProblem(f"{one.found.execution_id} belongs to uid {one.found.owner.uid}")
+    AuditLog(audit_path()).append("kill", execution=one.found.execution_id, backend=one.backend.name)
+    one.found.container.kill()
+    return one
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What was removed."""
+
+    containers: list[str]
+    folders: list[Path]
+
+
+def clear() -> Cleared:
+    """Sweeps every backend, and removes unfinished downloads and packages that nobody used for a month."""
+    audit, containers = AuditLog(audit_path()), []
+    for backend in every_backend(state_dir(), cache_dir()):
+        containers += Executor(backend, audit).sweep()
+    folders = leftovers(cache_dir()) + _unused(cache_dir())
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.unlink(missing_ok=True)
+    return Cleared(containers, folders)
+
+
+def _unused(cache: Path) -> list[Path]:
+    old = []
+    for path in [*cache.glob("packages/*"), *cache.glob("resolved/*")]:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+                old.append(path)
+    return old
