@@ -127,7 +127,7 @@ def join_authority(host: str, port: int) -> str:
 class Egress:
     """The proxy of one run, in a thread of its own. `feed` takes the channel's frames; `close` ends every tunnel."""
 
-    def __init__(self, channel: Channel, hosts: Iterable[str], record: Record, resolve: Resolve = resolve) -> None:
+    def __init__(self, channel: Channel, hosts: Iterable[str], record: Record, resolve: Resolve) -> None:
         self._channel = channel
         self._allowed = AllowList(hosts)
         self._record = record
@@ -220,7 +220,7 @@ class Egress:
             await tunnel.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             request.established = True
             hello = await _client_hello(tunnel, inner.trailing_data[0])
-            if hello.name != host:
+            if hello.name != (None if _is_address(host) else host):  # RFC 6066: an address is no server name
                 raise Refused("network.sni", f"TLS for {hello.name or 'no name'} in a tunnel to {host}")
             return Proxied(await self._dial(request), hello.data)
         if head.method not in _METHODS or not target.lower().startswith("http://"):
@@ -388,6 +388,13 @@ async def _client_hello(tunnel: Tunnel, data: bytes) -> _Hello:
         if not more:
             raise Refused("network.tls", "the tunnel ended before its ClientHello did")
         data += more
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _told(authority: str, default_port: int) -> tuple[str, int]:

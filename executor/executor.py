@@ -13,7 +13,7 @@ from executor.backends.base import Backend, Container, ContainerSpec, Progress
 from executor.channel import Channel, opening
 from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation, Report
 from executor.dependencies import Wheels, fetch
-from executor.egress import Egress
+from executor.egress import Egress, Resolve, resolve
 from executor.errors import (
     ExecutorError,
     InfrastructureError,
@@ -87,10 +87,12 @@ class Executor:
         ceilings: Iterable[Ceiling] = (),
         progress: Progress = lambda text: None,
         cache: Path | None = None,
+        resolve: Resolve = resolve,
     ) -> None:
         self.backend = backend
         self._audit = audit
         self._cache = cache or cache_dir()
+        self._resolve = resolve
         self._ceilings = tuple(ceilings)
         self._progress = progress
 
@@ -243,8 +245,9 @@ class Executor:
             self._timed(run, "destroy_s", container.destroy)
 
     def _talk(self, run: _Run, container: Container, channel: Channel, sink: Sink, began: float) -> None:
-        hosts = run.decision.network.hosts
-        egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about)) if hosts else None
+        egress = None
+        if hosts := run.decision.network.hosts:
+            egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about), self._resolve)
         talk = Conversation(channel, run.decision.limits, sink, egress)
         run.report = talk.report
         try:

@@ -13,7 +13,7 @@ from executor.conversation import Excerpt, parse_record
 from executor.errors import ChannelError
 from executor.experiment import MetricRecord
 
-KINDS = st.sampled_from([bytes([kind]) for kind in b"HSOEMNFDZAX"])
+KINDS = st.sampled_from([bytes([kind]) for kind in b"HSOEMNFDZAXTUV"])
 
 
 @given(st.lists(st.tuples(KINDS, st.binary(max_size=300))), st.lists(st.integers(1, 50)))
@@ -34,7 +34,7 @@ def test_any_bytes_give_frames_or_a_channel_error_and_nothing_else(data: bytes) 
     try:
         for kind, payload in FrameReader().feed(data):
             assert len(payload) <= MAX_FRAME
-            assert kind in b"HSOEMNFDZAX"
+            assert kind in b"HSOEMNFDZAXTUV"
     except ChannelError:
         pass
 

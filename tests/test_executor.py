@@ -326,6 +326,8 @@ def test_a_denied_request_starts_nothing_and_names_its_rule(bench: Bench) -> Non
 
 
 def test_a_requirement_that_the_sandbox_does_not_hold_is_denied_and_one_that_it_holds_is_not(bench: Bench) -> None:
+    bench.policy = load_policy("strict")
+
     def outcome(requirement: str) -> Outcome:
         experiment = Experiment(code="print(1)", requirements=(requirement,))
         request = Request(limits=PartialLimits.model_validate(QUICK))
@@ -506,12 +508,15 @@ def test_a_container_that_was_given_more_than_was_decided_is_refused(name: str) 
     everything = Capabilities(backend="t", runtime="t", enforces=frozenset({*Limits.model_fields, "network"}))
     decision = decide(Request(), load_policy("default"), everything)
     observed = {key: limit.effective for key, limit in table(decision, {}, {}).items()}
-    check(table(decision, {}, observed), observed)
+    check(table(decision, {}, observed), {**observed, "swap": 0.0}, {})
+    observed["swap"] = 0.0
     looser = {**observed, name: observed[name] * 1.5 + 1}
     with pytest.raises(InfrastructureError, match=name):
-        check(table(decision, {}, looser), looser)
+        check(table(decision, {}, looser), looser, {})
     missing = {key: value for key, value in observed.items() if key != name}
     with pytest.raises(InfrastructureError, match="could not be read back"):
-        check(table(decision, {}, missing), missing)
+        check(table(decision, {}, missing), missing, {})
     with pytest.raises(InfrastructureError, match="swap"):
-        check(table(decision, {}, observed), {**observed, "swap": 1.0})
+        check(table(decision, {}, observed), {**observed, "swap": 1.0}, {})
+    with pytest.raises(InfrastructureError, match="swap"):
+        check(table(decision, {}, observed), {key: value for key, value in observed.items() if key != "swap"}, {})

@@ -22,7 +22,7 @@ def test_the_default_policy_is_what_the_documentation_says() -> None:
     assert (limits.wall, limits.cpus, limits.pids) == (120.0, 2.0, 256)
     assert (limits.memory, limits.workspace) == (4 << 30, 1 << 30)
     assert (limits.output, limits.artifacts) == (10 << 20, 100 << 20)
-    assert load_policy("default").network == "none"
+    assert load_policy("default").network.mode == "none"
     assert load_policy("default").gpus_unasked == 0
     assert load_policy("gpu").gpus_unasked == 1
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_no_policy_is_refused_in_one_line(tmp_path: Path, text: s
 
 
 def test_an_unknown_policy_is_answered_with_the_known_names() -> None:
-    with pytest.raises(PolicyError, match="default, gpu, strict"):
+    with pytest.raises(PolicyError, match="default, gpu, gvisor, strict"):
         load_policy("laxest")
 
 

@@ -5,8 +5,10 @@ could not be tried; the last counts as broken, so that no check passes by not be
 """
 
 import ast
+import ctypes
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -23,6 +25,7 @@ from policies.decision import Request
 from policies.model import PartialLimits, Policy
 
 _SOURCE = Path(__file__).with_name("attacks.py")
+_LIBC = ctypes.CDLL(None)
 _CANARY = "LABSANDBOX_CONFORMANCE_CANARY"
 _LIMITS = {
     "wall": "60s",
@@ -200,7 +203,7 @@ class _Suite:
 
 
 class _Services:
-    """What an escape would find on the host: a listener on loopback and an abstract socket."""
+    """What an escape would find on the host: a listener on loopback, an abstract socket, shared memory."""
 
     def __enter__(self) -> "_Services":
         name = f"labsandbox-{secrets.token_hex(8)}"
@@ -214,9 +217,11 @@ class _Services:
         abstract.bind("\0" + name)
         abstract.listen()
         self._sockets.append(abstract)
+        self._segment = _LIBC.shmget(0, 4096, 0o600)  # IPC_PRIVATE
         return self
 
     def __exit__(self, *_: object) -> None:
+        _LIBC.shmctl(self._segment, 0, None)  # IPC_RMID
         for one in self._sockets:
             one.close()
 
@@ -318,7 +323,7 @@ def _plain_files(seen: Seen) -> str:
 def _counted(seen: Seen) -> str:
     most = seen.effective["artifact_files"]
     skipped = " ".join(seen.execution.artifacts_skipped)
-    if len(seen.kept.files) != most or "more" not in skipped:
+    if len(seen.kept.files) != most or not re.search(r"and \d+ more", skipped):
         return f"{len(seen.kept.files)} files came back, and it was said: {skipped[:100]}"
     return ""
 
