@@ -455,7 +455,12 @@ def test_a_container_that_dies_under_the_run_is_infrastructure_never_the_experim
     audit = AuditLog(own_state / "audit.jsonl")
 
     class Killer:
+        killed = False
+
         def log(self, stream: str, data: bytes) -> None:
+            if self.killed:
+                return
+            self.killed = True
             container = next(record for record in audit.records() if record["event"] == "start")["container"]
             engine_client().api.kill(container, "SIGKILL")
 
