@@ -6,12 +6,13 @@ summary is written after every phase, so that a crash leaves what was done.
 
 import json
 import shlex
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from executor.experiment import Execution, Experiment, Outcome, Sink
 from executor.imports import check_source, needed_imports
@@ -26,6 +27,10 @@ from results.store import SUMMARY, RunFolder
 from sandbox_images.lock import locked_requirements, requirements_text
 
 SCHEMA = "labsandbox.sprint/1"
+_PERSPECTIVES = 0.6
+"""The perspectives' share of the discussion's budget; the rest is the plan's, whoever stalls."""
+
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True)
@@ -118,15 +123,17 @@ class Sprint:
         errors: dict[str, str] = {}
         phase |= {"individual_responses": responses, "action_plan": "", "errors": errors}
         prompt = f"Goal: {goal}\n\nGive your perspective.\n\n{self._facts}"
-        with ThreadPoolExecutor(len(TEAM)) as pool:
-            asked = {role.name: pool.submit(self._client.invoke, role.name, prompt, deadline) for role in TEAM}
-            for name, answer in asked.items():
-                try:
-                    responses[name] = answer.result()
-                    self._progress.said(name, responses[name])
-                except AgentError as error:
-                    errors[name] = str(error)
-                    self._progress.note(str(error))
+        until = deadline - (1 - _PERSPECTIVES) * self._budgets.discussion
+        asked = {role.name: _in_background(self._client.invoke, role.name, prompt, until) for role in TEAM}
+        for name, answer in asked.items():
+            try:
+                responses[name] = answer.result()
+                self._progress.said(name, responses[name])
+            except AgentError as error:
+                errors[name] = str(error)
+                self._progress.note(str(error))
+        if errors and responses:
+            self._progress.note(f"the discussion goes on without {', '.join(errors)}")
         views = "\n\n".join(f"{name}: {text[:4000]}" for name, text in responses.items())
         prompt = f"Goal: {goal}\nTask: plan\n\nThe team said:\n{views}\n\n{self._facts}"
         try:
@@ -225,6 +232,20 @@ class Sprint:
 
     def _write(self) -> None:
         self._folder.write_json(SUMMARY, self._summary)
+
+
+def _in_background(work: Callable[_P, str], *arguments: _P.args, **named: _P.kwargs) -> Future[str]:
+    """What `work` gives, from a daemon thread: unlike a pool's, nobody waits for it when the process is to end."""
+    outcome: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(*arguments, **named))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="perspective", daemon=True).start()
+    return outcome
 
 
 def _verdict(execution: Execution | None, analysis: Analysis) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cli.terminal import harmless, one_line
 from policies.audit import AuditLog
-from tests.faulty_server import HTML, always, faulty, huge
+from tests.faulty_server import HTML, always, answer, faulty, huge, stall
 
 COMMAND = str(Path(sys.executable).with_name("labsandbox"))
 QUICK = ("--backend", "oci", "--wall", "20s")
@@ -214,6 +215,35 @@ def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
     assert [artifact["name"] for artifact in execution["artifacts"]] == ["out/part"]
     assert list((own_state / "oci/bundles").iterdir()) == []
     assert list(AuditLog(own_state / "audit.jsonl").records())[-1]["outcome"] == "cancelled"
+
+
+def test_an_interrupt_does_not_wait_for_agents_that_stall(here: Path) -> None:
+    good = {"success": True, "result": {"agents": [], "agent": {"name": "any"}}}
+    set_up = 5  # requests: the list, and four that register
+
+    def stalls(connection: socket.socket, before: int) -> None:
+        (always(answer(good)) if before < set_up else stall)(connection, before)
+
+    with faulty(stalls) as server:
+        process = subprocess.Popen(
+            [COMMAND, "run", "AdamW vs Lion", "--backend", "oci"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "LUMENBRIDGE_BASE_URL": server.url},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        try:
+            while server.requests < set_up + 4:
+                assert process.poll() is None
+                time.sleep(0.05)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and said.endswith("interrupted\n")
+    assert time.monotonic() - began < 3
+    (folder,) = (here / "results").iterdir()
+    assert json.loads((folder / "sprint_summary.json").read_text())["end_time"]
 
 
 def test_auto_takes_oci_where_no_engine_answers_and_says_why(here: Path) -> None:

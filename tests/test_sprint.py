@@ -21,7 +21,7 @@ from orchestrator.local_agents.engine import CodeAnswer
 from orchestrator.local_agents.serving import serve_locally
 from orchestrator.local_agents.store import AgentStore
 from orchestrator.settings import Settings
-from orchestrator.sprint import Budgets, Sprint
+from orchestrator.sprint import Budgets, Progress, Silent, Sprint
 from policies.decision import Request
 from policies.model import PartialLimits, load_policy
 from results.store import RunFolder, Store
@@ -70,13 +70,17 @@ def run_experiment(bench: Bench) -> RunExperiment:
 
 @contextmanager
 def sprint(
-    engine: Scripted, run: RunExperiment, results: Path, budgets: Budgets | None = None
+    engine: Scripted,
+    run: RunExperiment,
+    results: Path,
+    budgets: Budgets | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Sprint, RunFolder]]:
     store = AgentStore(":memory:")
     with serve_locally(engine, store) as url, Store(results).new("sprint") as folder:
         client = LumenbridgeClient(url, "lab", backoff=0.01)
         setup_team(client)
-        yield Sprint(client, run, folder, "Facts.", budgets=budgets, seed=3), folder
+        yield Sprint(client, run, folder, "Facts.", progress, budgets=budgets, seed=3), folder
     store.close()
 
 
@@ -164,15 +168,35 @@ def test_a_discussion_that_runs_out_of_time_ends_with_what_it_has(
         time.sleep(8)
         return "late"
 
-    engine, budgets = Scripted(CoderAgent=late), Budgets(discussion=1.5)
+    engine, budgets = Scripted(CoderAgent=late, plan=late), Budgets(discussion=1.5)
     with sprint(engine, run_experiment, tmp_path, budgets) as (one, _):
         began = time.monotonic()
         phases = one.run("goal")["phases"]
     assert phases["discussion"]["timed_out"] is True
     assert len(phases["discussion"]["individual_responses"]) == 3
     assert "in time" in phases["discussion"]["errors"]["CoderAgent"]
+    assert "in time" in phases["discussion"]["errors"]["plan"]
     assert phases["implementation"]["execution"]["success"] is True
     assert time.monotonic() - began < 20
+
+
+def test_a_perspective_that_stalls_leaves_the_plan_its_time_and_the_sprint_says_so(tmp_path: Path) -> None:
+    def late() -> str:
+        time.sleep(4)
+        return "late"
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    engine = Scripted(CoderAgent=late, code=lambda: "def f(:\n")
+    with sprint(engine, never, tmp_path, Budgets(discussion=2.0), Told()) as (one, _):
+        discussion = one.run("goal")["phases"]["discussion"]
+    assert discussion["action_plan"] == "plan says so"
+    assert discussion["timed_out"] is False
+    assert set(discussion["individual_responses"]) == {"ResearcherAgent", "ArchitectAgent", "ValidatorAgent"}
+    assert notes[:2] == ["CoderAgent: no answer in time", "the discussion goes on without CoderAgent"]
 
 
 def test_code_that_does_not_parse_never_reaches_a_container(tmp_path: Path) -> None:

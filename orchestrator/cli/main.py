@@ -61,6 +61,9 @@ def main() -> None:
         status = app(standalone_mode=False)
     except BaseException as error:
         status = _status_of(error)
+    else:
+        if status == INTERRUPTED:  # typer makes a status of an interrupt, and says nothing
+            note("interrupted")
     sys.exit(status if isinstance(status, int) else 0)
 
 
