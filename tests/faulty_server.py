@@ -61,10 +61,11 @@ def huge(connection: socket.socket, before: int) -> None:
 
 
 class FaultyServer:
-    """Serves one fault to every request; `requests` counts them."""
+    """Serves one fault to every request; `requests` counts them, and `heard` keeps what was asked."""
 
     def __init__(self, fault: Fault) -> None:
         self.requests = 0
+        self.heard: list[bytes] = []
         self._fault = fault
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -82,7 +83,7 @@ class FaultyServer:
     def _serve(self, connection: socket.socket, before: int) -> None:
         with connection:
             try:
-                connection.recv(1 << 20)
+                self.heard.append(connection.recv(1 << 20))
                 self._fault(connection, before)
             except OSError:
                 return

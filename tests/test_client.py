@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,29 @@ def test_a_server_that_is_not_there_is_said_with_its_address() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(AgentsUnavailable, match=url):
         ask(url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_agents_on_this_machine_are_reached_without_proxy_and_password(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with faulty(always(answer(GOOD))) as server, faulty(always(HTML)) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        assert ask(server.url.replace("127.0.0.1", host)).code == "print(1)\n"
+        assert proxy.requests == 0
+        assert b"authorization" not in server.heard[0].lower()
+
+
+def test_agents_elsewhere_are_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty(always(answer(GOOD))) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert ask("http://agents.invalid").code == "print(1)\n"
+        assert proxy.heard[0].startswith(b"POST http://agents.invalid/")
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "not a url", "http://"])

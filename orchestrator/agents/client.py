@@ -4,6 +4,7 @@ A call ends by its deadline whatever the other side does: a connection that stal
 429 and 5xx are tried again with jittered exponential backoff (Retry-After is honoured); other 4xx never are.
 """
 
+import ipaddress
 import json
 import queue
 import threading
@@ -58,6 +59,7 @@ class LumenbridgeClient:
         self.base_url = base_url.rstrip("/")
         self.user_id = user_id
         self._backoff = backoff
+        self._on_loopback = _is_loopback(parts.hostname)
 
     # ---- the endpoints ----
 
@@ -142,15 +144,25 @@ class LumenbridgeClient:
         return _judge(response, raw)
 
     def _exchange(self, attempt: _Attempt, left: float) -> tuple[requests.Response, bytes]:
-        with requests.request(
-            attempt.method,
-            self.base_url + attempt.path,
-            json=attempt.body,
-            timeout=(min(CONNECT_TIMEOUT, left), left),
-            allow_redirects=False,  # an answer from another host is no answer of this service
-            stream=True,
-        ) as response:
-            return response, _read(response, attempt.deadline)
+        with requests.Session() as session:
+            # A proxy cannot reach this machine's own services, and nobody's password is for them.
+            session.trust_env = not self._on_loopback
+            with session.request(
+                attempt.method,
+                self.base_url + attempt.path,
+                json=attempt.body,
+                timeout=(min(CONNECT_TIMEOUT, left), left),
+                allow_redirects=False,  # an answer from another host is no answer of this service
+                stream=True,
+            ) as response:
+                return response, _read(response, attempt.deadline)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _by_deadline(work: Callable[[], _T], seconds: float) -> _T:
