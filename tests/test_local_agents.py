@@ -1,15 +1,18 @@
 """Promises of the local agent server: the documented protocol, users apart, and no reach from a browser's page."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
+from orchestrator.agents.answers import Agent
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.connect import connect
 from orchestrator.agents.errors import AgentRefused
-from orchestrator.agents.team import TEAM, setup_team
+from orchestrator.agents.team import TEAM, Role, setup_team
 from orchestrator.local_agents.engine import CodeAnswer
 from orchestrator.local_agents.serving import serve_locally
 from orchestrator.local_agents.store import AgentStore
@@ -130,6 +133,32 @@ def test_setting_up_the_team_twice_changes_nothing_and_a_changed_prompt_is_updat
     client.register("Mine", "keep me")
     assert setup_team(client) == {role.name: "unchanged" for role in TEAM} | {"CoderAgent": "updated"}
     assert client.my_agent("Mine").prompt == "keep me"
+
+
+def test_two_first_runs_at_once_share_one_team(url: str) -> None:
+    both_have_listed = threading.Barrier(2)
+
+    class AtOnce(LumenbridgeClient):
+        listed = False
+
+        def my_agents(self, deadline: float | None = None) -> list[Agent]:
+            found = super().my_agents(deadline)
+            if not self.listed:
+                self.listed = True
+                both_have_listed.wait(10)
+            return found
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(setup_team, AtOnce(url, "lab")) for _ in range(2)]
+        done = [run.result(30) for run in runs]
+    for role in TEAM:
+        assert sorted(one[role.name] for one in done) == ["registered", "unchanged"]
+    assert len(LumenbridgeClient(url, "lab").my_agents()) == len(TEAM)
+
+
+def test_a_registration_that_is_refused_for_another_reason_stays_refused(url: str) -> None:
+    with pytest.raises(AgentRefused, match="system agent"):
+        setup_team(LumenbridgeClient(url, "lab"), [Role("terminal", "", "be a terminal")])
 
 
 def test_the_choice_of_agents_says_which_and_why(own_state: Path) -> None:

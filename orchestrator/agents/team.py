@@ -72,14 +72,23 @@ def setup_team(client: LumenbridgeClient, roles: Iterable[Role] = TEAM) -> dict[
 
     May be called any number of times. Raises AgentError.
     """
-    present = {agent.name for agent in client.my_agents()}
+    present = _registered(client)
     return {role.name: _set_up(client, role, role.name in present) for role in roles}
+
+
+def _registered(client: LumenbridgeClient) -> set[str]:
+    return {agent.name for agent in client.my_agents()}
 
 
 def _set_up(client: LumenbridgeClient, role: Role, present: bool) -> Done:
     if not present:
-        client.register(role.name, role.prompt, role.description)
-        return "registered"
+        try:
+            client.register(role.name, role.prompt, role.description)
+            return "registered"
+        except AgentRefused:
+            if role.name not in _registered(client):
+                raise
+            # Another run registered it since the agents were listed.
     try:
         there = client.my_agent(role.name)
     except AgentRefused:
