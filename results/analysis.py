@@ -1,9 +1,9 @@
 """The verdict on a comparison, computed from the recorded runs and from nothing else.
 
 Arms are compared with the first, pair by pair (same seed, same initial weights, same data order): the mean paired
-difference with Student's t interval, the exact sign-flip test (Fisher 1935; every one of the 2^n sign patterns),
-Cohen's d_z, and Holm's correction (Holm 1979) where there are more than two arms. Runs that failed, diverged or were
-skipped stay in the count.
+difference with Student's t interval, the sign-flip test (Fisher 1935; exact, by every one of the 2^n sign patterns, up
+to 16 pairs, and by random ones beyond), Cohen's d_z, and Holm's correction (Holm 1979) where there are more than two
+arms. Runs that failed, diverged or were skipped stay in the count.
 """
 
 import itertools
@@ -51,7 +51,11 @@ class Arm(_Data):
     config: Config
     """The nuisance parameters that tuning chose for it."""
     at_edge: list[str]
-    """Those whose chosen value is the smallest or largest that was tried."""
+    """Those whose chosen value is the smallest or largest that was tried, or that were to be tuned and were not."""
+    trials: int
+    """Tuning runs that were made, whatever came of them."""
+    trials_skipped: int
+    """Those for which no time was left."""
     seconds: float
     """Mean duration of a run."""
 
@@ -66,6 +70,8 @@ class Contrast(_Data):
     low: float
     high: float
     p: float
+    exact: bool
+    """Whether p counts every sign pattern; if not, it is estimated from random ones."""
     p_adjusted: float
     d_z: float | None
     """Mean of the differences over their standard deviation; None when they do not vary."""
@@ -103,7 +109,8 @@ def analyse(records: Iterable[AnyRecord]) -> Analysis:
     if plan is None or len(plan.arms) < 2:
         return _no_comparison(found)
     confirmed = _planned(plan, runs)
-    arms = [_arm(name, plan, confirmed) for name in plan.arms]
+    tuning = [run for run in runs if run.phase == "tune"]
+    arms = [_arm(name, plan, confirmed, tuning) for name in plan.arms]
     contrasts = _contrasts(plan, confirmed)
     warnings = _warnings(plan, arms, contrasts)
     return Analysis(
@@ -140,12 +147,14 @@ def _no_comparison(records: Sequence[AnyRecord]) -> Analysis:
     )
 
 
-def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord]) -> Arm:
+def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord], tuning: Sequence[RunRecord]) -> Arm:
     own = [run for run in runs if run.arm == name]
     counts = Counter(_status(run, plan) for run in own)
     values = [run.values[plan.primary] for run in own if _status(run, plan) == "ok"]
     config = own[0].config if own else {}
     ran = [run.seconds for run in own if run.status != "skipped"]
+    trials = [run for run in tuning if run.arm == name]
+    tried = [run.config for run in trials if run.status != "skipped"]
     return Arm(
         name=name,
         ok=counts["ok"],
@@ -155,7 +164,9 @@ def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord]) -> Arm:
         mean=float(np.mean(values)) if values else None,
         sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         config=config,
-        at_edge=[key for key, value in config.items() if _at_edge(value, _candidates(plan, name, key))],
+        at_edge=[key for key in config if _at_edge(key, config, tried, _candidates(plan, name, key))],
+        trials=len(tried),
+        trials_skipped=len(trials) - len(tried),
         seconds=float(np.mean(ran)) if ran else 0.0,
     )
 
@@ -172,9 +183,10 @@ def _candidates(plan: PlanRecord, arm: str, key: str) -> list[Setting]:
     return plan.tune.get(f"{key}[{arm}]", plan.tune.get(key, []))
 
 
-def _at_edge(value: Setting, candidates: Sequence[Setting]) -> bool:
-    numbers = [candidate for candidate in candidates if isinstance(candidate, int | float)]
-    return len(numbers) >= 3 and isinstance(value, int | float) and value in (min(numbers), max(numbers))
+def _at_edge(key: str, chosen: Config, tried: Sequence[Config], planned: Sequence[Setting]) -> bool:
+    """Of three planned values or more: two were meant as alternatives, and have no inside."""
+    numbers = [value for value in (one.get(key) for one in (chosen, *tried)) if isinstance(value, int | float)]
+    return len(planned) >= 3 and bool(numbers) and chosen[key] in (min(numbers), max(numbers))
 
 
 def _contrasts(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[Contrast]:
@@ -209,6 +221,7 @@ def _contrast(arm: str, baseline: str, differences: "np.ndarray[tuple[int], np.d
         low=mean - half,
         high=mean + half,
         p=p,
+        exact=count <= _MAX_EXACT,
         p_adjusted=p,
         d_z=mean / sd if sd > abs(mean) * 1e-12 else None,
         pairs_needed=math.ceil(needed) if needed <= 10_000 else None,
@@ -245,22 +258,33 @@ def _warnings(plan: PlanRecord, arms: Sequence[Arm], contrasts: Sequence[Contras
         for count, what in lost:
             if count:
                 found.append(f"{count} of {len(plan.seeds)} runs of {arm.name} {what}")
+        if arm.trials_skipped:
+            trials = arm.trials + arm.trials_skipped
+            found.append(f"{arm.trials_skipped} of {trials} tuning trials of {arm.name} did not fit into the time")
         for key in arm.at_edge:
-            value = arm.config[key]
-            found.append(f"the best {key} of {arm.name} ({_setting(value)}) is at the edge of what was tried")
-    if contrasts and all(contrast.low == contrast.high == 0.0 for contrast in contrasts):
-        found.append("all arms gave identical results: the factor may not have taken effect")
+            value = _setting(arm.config[key])
+            edge = f"the best {key} of {arm.name} ({value}) is at the edge of what was tried"
+            found.append(edge if arm.trials else f"the {key} of {arm.name} ({value}) was not tuned")
+    if _identical(contrasts):
+        found.append(_IDENTICAL)
     elif any(arm.sd == 0.0 for arm in arms) and len({arm.mean for arm in arms}) == 1:
         found.append(f"{plan.primary} is the same in every run")
     return found
+
+
+_IDENTICAL = "all arms gave identical results: the factor may not have taken effect"
+
+
+def _identical(contrasts: Sequence[Contrast]) -> bool:
+    return bool(contrasts) and all(contrast.low == contrast.high == 0.0 for contrast in contrasts)
 
 
 def _verdict(plan: PlanRecord, arms: Sequence[Arm], contrasts: Sequence[Contrast], warnings: Sequence[str]) -> Verdict:
     if not contrasts:
         reason = "; ".join(warnings) or "no seed was run to the end under both arms"
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: fewer than two complete pairs ({reason}).")
-    if any("identical" in warning for warning in warnings):
-        return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {warnings[-1]}.")
+    if _identical(contrasts):
+        return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {_IDENTICAL}.")
     decided = [contrast for contrast in contrasts if _decided(contrast)]
     fewest = pairs_to_decide(len(contrasts))
     text = " ".join(_sentence(plan, contrast, fewest) for contrast in contrasts)
@@ -276,7 +300,7 @@ def _verdict(plan: PlanRecord, arms: Sequence[Arm], contrasts: Sequence[Contrast
         return Verdict(word="better", arm=_winner(plan, arms, decided), text=text)
     if decided:
         names = " and ".join(sorted(involved & edges.keys()))
-        reason = f"the tuning of {names} ended at the edge of its grid, so a wider one could change the order"
+        reason = f"the tuning of {names} ended at the edge of what was tried, so a wider search could change the order"
         text = " ".join(_sentence(plan, contrast, fewest, "ahead at the settings tried") for contrast in contrasts)
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive: {reason}. {text}")
     if min(contrast.pairs for contrast in contrasts) < pairs_to_decide(len(contrasts)):
@@ -305,7 +329,7 @@ def _sentence(plan: PlanRecord, contrast: Contrast, fewest: int, word: str = "be
     effect = (
         f"the paired difference in {plan.primary} is {_signed(contrast.mean)} "
         f"(95 % interval {_signed(contrast.low)} to {_signed(contrast.high)}, {contrast.pairs} pairs, "
-        f"exact p {contrast.p_adjusted:.3g})"
+        f"{'exact' if contrast.exact else 'Monte Carlo'} p {contrast.p_adjusted:.3g})"
     )
     arm, baseline = _name(plan, contrast.arm), _name(plan, contrast.baseline)
     names = f"{arm} against {baseline}"

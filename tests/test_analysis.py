@@ -15,8 +15,14 @@ from results.analysis import analyse, holm, pairs_to_decide, sign_flip
 from results.metrics import AnyRecord, read_records
 
 
-def study(values: dict[str, Sequence[float | None]], lower: bool = True, **plan: object) -> list[AnyRecord]:
-    """Records of a comparison; None is a run that diverged."""
+def study(
+    values: dict[str, Sequence[float | None]],
+    lower: bool = True,
+    tried: Sequence[float] = (),
+    skipped: Sequence[float] = (),
+    **plan: object,
+) -> list[AnyRecord]:
+    """Records of a comparison; None is a run that diverged. Every arm was tuned over `tried`, and 0.1 was best."""
     seeds = list(range(max(len(column) for column in values.values())))
     records: list[AnyRecord] = [
         PlanRecord.model_validate(
@@ -26,6 +32,12 @@ def study(values: dict[str, Sequence[float | None]], lower: bool = True, **plan:
             }
         )
     ]  # fmt: skip
+    records += [
+        RunRecord(t=1, arm=arm, seed=99, phase="tune", status=status, values={"loss": 1.0}, config={"lr": lr})
+        for arm in values
+        for status, rates in (("ok", tried), ("skipped", skipped))
+        for lr in rates
+    ]
     for seed in seeds:
         for arm, column in values.items():
             value = column[seed] if seed < len(column) else None
@@ -132,6 +144,24 @@ def test_identical_arms_are_noticed() -> None:
     assert "identical" in analysis.verdict.text
 
 
+def test_an_arms_name_is_never_taken_for_a_finding() -> None:
+    a: list[float | None] = [1.0 + 0.01 * i for i in range(8)]
+    b: list[float | None] = [0.5 + 0.011 * i for i in range(7)] + [None]
+    verdict = analyse(study({"identical twins": b, "a": a[:7]})).verdict
+    assert "all arms" not in verdict.text and "identical twins is ahead" not in verdict.text
+    assert (verdict.word, verdict.arm) == ("better", "identical twins")
+
+
+def test_a_p_is_called_exact_only_where_every_sign_pattern_was_counted() -> None:
+    def analysis(count: int) -> tuple[bool, str]:
+        a = [float(seed) for seed in range(count)]
+        found = analyse(study({"a": a, "b": [value - 1 - value / 100 for value in a]}))
+        return found.contrasts[0].exact, found.verdict.text
+
+    assert analysis(16)[0] is True and "exact p" in analysis(16)[1]
+    assert analysis(17)[0] is False and "exact" not in analysis(17)[1] and "Monte Carlo p" in analysis(17)[1]
+
+
 def test_a_deterministic_difference_is_decided_once_there_are_enough_pairs() -> None:
     analysis = analyse(study({"off": [17.0] * 8, "on": [2.9] * 8}))
     assert analysis.verdict.word == "better"
@@ -141,11 +171,29 @@ def test_a_deterministic_difference_is_decided_once_there_are_enough_pairs() -> 
 
 def test_a_best_value_at_the_edge_of_its_grid_leaves_the_order_open() -> None:
     a, b = [1.0 + 0.01 * i for i in range(8)], [0.5 + 0.011 * i for i in range(8)]
-    analysis = analyse(study({"a": a, "b": b}, tune={"lr": [0.01, 0.03, 0.1]}))
+    below, around = [0.01, 0.03, 0.1], [0.03, 0.1, 0.3]
+    analysis = analyse(study({"a": a, "b": b}, tune={"lr": below}, tried=below))
     assert analysis.verdict.word == "inconclusive"
     assert "edge" in analysis.verdict.text
-    inside = analyse(study({"a": a, "b": b}, tune={"lr": [0.03, 0.1, 0.3]}))
+    inside = analyse(study({"a": a, "b": b}, tune={"lr": around}, tried=around))
     assert inside.verdict.word == "better"
+
+
+def test_the_edge_is_that_of_the_values_tried_and_trials_without_time_are_told() -> None:
+    a, b = [1.0 + 0.01 * i for i in range(8)], [0.5 + 0.011 * i for i in range(8)]
+    grid = [0.01, 0.03, 0.1, 0.3, 1.0]
+    half = analyse(study({"a": a, "b": b}, tune={"lr": grid}, tried=[0.1, 0.03], skipped=[0.3, 0.01, 1.0]))
+    assert half.verdict.word == "inconclusive" and "edge" in half.verdict.text
+    assert "3 of 5 tuning trials of a did not fit into the time" in half.warnings
+    assert "the best lr of b (0.1) is at the edge of what was tried" in half.warnings
+    enough = analyse(study({"a": a, "b": b}, tune={"lr": grid}, tried=[0.1, 0.03, 0.3], skipped=[0.01, 1.0]))
+    assert enough.verdict.word == "better"
+    assert "2 of 5 tuning trials of b did not fit into the time" in enough.warnings
+    none = analyse(study({"a": a, "b": b}, tune={"lr": grid}, skipped=grid))
+    assert none.verdict.word == "inconclusive"
+    assert "the lr of a (0.1) was not tuned" in none.warnings
+    alternatives = analyse(study({"a": a, "b": b}, tune={"lr": [0.1, 0.3]}, tried=[0.1, 0.3]))
+    assert alternatives.verdict.word == "better"
 
 
 def test_several_arms_are_corrected_for_being_several() -> None:
