@@ -9,6 +9,7 @@ from executor.experiment import Execution, Experiment, Sink
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.connect import AgentsChoice, Connected, connect
 from orchestrator.agents.team import Done, sandbox_facts, setup_team
+from orchestrator.command import repeating
 from orchestrator.goal import check_goal
 from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.settings import Settings
@@ -67,11 +68,11 @@ class AIResearchTeam:
             setup_team(connected.client)
             with Store(self._results).new("sprint") as folder:
                 self._progress.note(f"results in {folder.path}")
-                summary = self._sprint(connected.client, lab, folder).run(goal)
+                summary = self._sprint(connected.client, lab, folder, goal).run(goal)
         self.sprint_log.append(summary)
         return summary
 
-    def _sprint(self, client: LumenbridgeClient, lab: Lab, folder: RunFolder) -> Sprint:
+    def _sprint(self, client: LumenbridgeClient, lab: Lab, folder: RunFolder, goal: str) -> Sprint:
         return Sprint(
             client,
             lambda experiment, sink: self._run_experiment(lab, experiment, sink, folder.id),
@@ -80,6 +81,7 @@ class AIResearchTeam:
             self._progress,
             self._seed,
             self._budgets,
+            repeating(goal, self._agents, self._options, self._results, self._seed),
         )
 
     def _run_experiment(self, lab: Lab, experiment: Experiment, sink: Sink, sprint_id: str) -> Execution:

@@ -5,7 +5,6 @@ summary is written after every phase, so that a crash leaves what was done.
 """
 
 import json
-import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -80,7 +79,9 @@ class Sprint:
         progress: Progress | None = None,
         seed: int = 0,
         budgets: Budgets | None = None,
+        command: str | None = None,
     ) -> None:
+        """command: how to repeat the sprint, for its record."""
         self._client = client
         self._run_experiment = run_experiment
         self._folder = folder
@@ -88,6 +89,7 @@ class Sprint:
         self._progress = progress or Silent()
         self._seed = seed
         self._budgets = budgets or Budgets()
+        self._command = command
         self._phases: dict[str, dict[str, Any]] = {}
         self._summary: dict[str, Any] = {}
 
@@ -99,7 +101,7 @@ class Sprint:
             "goal": goal,
             "seed": self._seed,
             "agents": self._client.base_url,
-            "command": f"labsandbox run {shlex.quote(goal)} --seed {self._seed}",
+            "command": self._command,
             "start_time": _now(),
             "end_time": None,
             "phases": self._phases,

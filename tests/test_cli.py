@@ -303,6 +303,8 @@ def test_a_sprint_is_listed_and_shown_and_its_verdict_printed(here: Path) -> Non
     assert "Plan" in shown.stdout and listed["verdict"] in shown.stdout and "cgroup memory" in shown.stdout
     summary = json.loads(labsandbox("sprints", "show", listed["id"], "--json").stdout)
     assert summary["seed"] == 4
+    repeat = "labsandbox run 'Compare batch sizes 16 and 64' --backend oci --wall 20s --seed 4"
+    assert summary["command"] == repeat
     assert summary["phases"]["implementation"]["execution"]["metrics"][0]["seeds"][0] == 4
 
 

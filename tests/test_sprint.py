@@ -1,12 +1,14 @@
 """Promises of a sprint: budgets are deadlines, an agent that fails costs its own part, and the record is whole."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Sink
@@ -14,6 +16,9 @@ from orchestrator import AIResearchTeam
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.agents.team import setup_team
+from orchestrator.cli.main import app
+from orchestrator.cli.options import lab_options
+from orchestrator.command import repeating
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.lab_setup import LabOptions, open_lab
@@ -249,6 +254,25 @@ def test_what_is_no_goal_is_refused_in_one_line(goal: str) -> None:
 
 def test_a_goal_on_several_lines_becomes_one() -> None:
     assert check_goal(" Compare\n  AdamW\tvs Lion ") == "Compare AdamW vs Lion"
+
+
+@pytest.mark.parametrize("goal", ["AdamW vs Lion; it's 'quoted'", "--help", "-1 vs 1"])
+def test_the_recorded_command_says_every_option_that_was_given(goal: str) -> None:
+    limits = {"wall": "1.5m", "cpus": 0.5, "memory": "1.5GiB", "pids": 64, "workspace": "10MB", "gpus": 0}
+    options = LabOptions("my policy.yaml", "docker", "runsc", "a/b:c", PartialLimits.model_validate(limits))
+    words = shlex.split(repeating(goal, "local", options, Path("/tmp/my results"), 7))
+    assert words[:2] == ["labsandbox", "run"]
+    # What the command line itself makes of it.
+    run = get_command(app).commands["run"].make_context("run", words[2:]).params  # type: ignore[attr-defined]
+    again = lab_options(
+        run["policy"], run["backend"], run["runtime"], run["image"], **{name: run[name] for name in limits}
+    )
+    assert (run["goal"], run["agents"], str(run["results"]), run["seed"]) == (goal, "local", "/tmp/my results", 7)
+    assert again == options
+
+
+def test_the_recorded_command_leaves_out_what_was_left_open() -> None:
+    assert repeating("a b", "auto", LabOptions(), Path("results"), 0) == "labsandbox run 'a b' --seed 0"
 
 
 # ---- settings ----

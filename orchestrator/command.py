@@ -1,0 +1,30 @@
+"""The command line that repeats a sprint."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.agents.connect import AgentsChoice
+from orchestrator.lab_setup import LabOptions
+
+_LIMITS = ("gpus", "wall", "cpus", "memory", "pids", "workspace")
+"""Those that are options; the others can be asked for from Python only."""
+
+
+def repeating(goal: str, agents: AgentsChoice, options: LabOptions, results: Path, seed: int) -> str:
+    """`labsandbox run` with the goal, the seed, and every option that is not as it would be unasked."""
+    usual = LabOptions()
+    asked = options.limits.model_dump(mode="json", exclude_none=True)
+    chosen = [
+        ("agents", agents, "auto"),
+        *((name, getattr(options, name), getattr(usual, name)) for name in ("policy", "backend", "runtime", "image")),
+        *((name, asked.get(name), None) for name in _LIMITS),
+        ("results", str(results), "results"),
+    ]
+    words = [word for name, value, unasked in chosen if value != unasked for word in (f"--{name}", str(value))]
+    return shlex.join(["labsandbox", "run", *_goal_and_options(goal, [*words, "--seed", str(seed)])])
+
+
+def _goal_and_options(goal: str, options: Sequence[str]) -> list[str]:
+    """A goal that looks like an option comes last, where it cannot be taken for one."""
+    return [*options, "--", goal] if goal.startswith("-") else [goal, *options]
