@@ -183,6 +183,17 @@ def test_control_sequences_of_an_experiment_never_reach_the_terminal(here: Path)
         assert "\u202e" not in text
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_is_not_utf_8_shows_what_it_can(here: Path, encoding: str) -> None:
+    code = "import sys\nprint('→ 🦁')\nprint('→', file=sys.stderr)"
+    done = labsandbox("exec", "-", *QUICK, text=code, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\\u2192 \\U0001f981\n"
+    assert "\\u2192" in done.stderr
+    assert labsandbox("policy", "list", PYTHONIOENCODING=encoding).returncode == 0
+    assert labsandbox("audit", "log", PYTHONIOENCODING=encoding).returncode == 0
+
+
 @given(st.text())
 def test_any_text_is_harmless_to_a_terminal_once_it_is_cleaned(text: str) -> None:
     cleaned = harmless(text)

@@ -13,7 +13,7 @@ from executor.errors import ExecutorError, RequestDenied
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints, upkeep
 from orchestrator.cli.status import DENIED, INFRASTRUCTURE, INTERRUPTED, USAGE
-from orchestrator.cli.terminal import console, note
+from orchestrator.cli.terminal import console, note, tolerate_any_encoding
 from orchestrator.errors import UsageProblem
 from policies.audit import AuditError
 from policies.model import PolicyError
@@ -57,6 +57,7 @@ def options(
 def main() -> None:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: clean up as after Ctrl-C
+    tolerate_any_encoding()
     try:
         status = app(standalone_mode=False)
     except BaseException as error:

@@ -1,6 +1,7 @@
 """Text for the terminal. What an experiment, an agent or a file name says is made harmless before it is shown."""
 
 import codecs
+import io
 import json
 import sys
 import unicodedata
@@ -27,6 +28,13 @@ def one_line(text: str, limit: int = 300) -> str:
     """`text` harmless and on one line of at most `limit` characters."""
     line = harmless(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def tolerate_any_encoding() -> None:
+    """Lets standard output and error write what their encoding lacks as visible escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def note(text: str) -> None:
