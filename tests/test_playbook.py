@@ -1,6 +1,8 @@
 """Promises of the playbook: goals as people phrase them are understood, others are refused, and the code is sound."""
 
 import ast
+import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -26,7 +28,8 @@ from tests.studies import EIGHT_FACTORS
         ("Compare batch_size 8 and 32", "batch size", ["8", "32"]),
         ("compare adamw, lion and sgd", "optimizer", ["AdamW", "Lion", "SGD"]),
         ("SGD versus Adam versus RMSProp for a tiny language model", "optimizer", ["SGD", "Adam", "RMSprop"]),
-        ("Is SGD as good as Adam for transformers with weight decay?", "optimizer", ["SGD", "Adam"]),
+        ("Is Lion as good as AdamW for transformers with weight decay?", "optimizer", ["Lion", "AdamW"]),
+        ("AdamW vs Lion, each with its best learning rate", "optimizer", ["AdamW", "Lion"]),
         ("Compare optimizers on a small transformer", "optimizer", ["AdamW", "Lion", "SGD"]),
         ("Is Lion a good optimizer?", "optimizer", ["AdamW", "Lion"]),
         ("Which optimiser is better, Adam or RMSprop?", "optimizer", ["Adam", "RMSprop"]),
@@ -34,13 +37,19 @@ from tests.studies import EIGHT_FACTORS
         ("What happens when we double the hidden size?", "hidden dimension", ["64", "128"]),
         ("hidden size 128 vs 64", "hidden dimension", ["128", "64"]),
         ("Increase model width by 50 %", "hidden dimension", ["64", "96"]),
-        ("Compare hidden_dim 32, 64 and 128 over 3 epochs", "hidden dimension", ["32", "64", "128"]),
+        ("Compare hidden_dim 32, 64 and 128", "hidden dimension", ["32", "64", "128"]),
+        ("Does increasing the hidden dimension by 50% reduce the final loss?", "hidden dimension", ["64", "96"]),
+        ("Is the loss higher with a 25% smaller hidden dimension?", "hidden dimension", ["64", "48"]),
+        ("Increase or decrease the hidden dimension by 50%", "hidden dimension", ["64", "32", "96"]),
+        ("Reduce a hidden size of 128 by 50%", "hidden dimension", ["128", "64"]),
+        ("Quadruple the hidden size", "hidden dimension", ["64", "256"]),
         ("Measure memory savings from gradient checkpointing", "gradient checkpointing", ["off", "on"]),
         ("How much slower is activation checkpointing?", "gradient checkpointing", ["off", "on"]),
         ("Test mixed precision (fp16) vs. full precision training stability", "precision", ["fp32", "fp16"]),
         ("bf16 vs fp16 vs fp32", "precision", ["fp32", "bf16", "fp16"]),
         ("Is mixed precision training stable?", "precision", ["fp32", "bf16"]),
         ("Does bfloat16 autocast hurt the loss?", "precision", ["fp32", "bf16"]),
+        ("float 16 vs fp-32", "precision", ["fp32", "fp16"]),
         ("Compare half precision with full precision", "precision", ["fp32", "fp16"]),
         ("Test gradient clipping thresholds", "gradient clipping", ["none", "0.1", "1", "5"]),
         ("Test gradient clipping thresholds 0.5, 1.0, 5.0", "gradient clipping", ["0.5", "1", "5"]),
@@ -49,7 +58,10 @@ from tests.studies import EIGHT_FACTORS
         ("Does grad clip of 0.5 help?", "gradient clipping", ["none", "0.5"]),
         ("Effect of clipping gradients on a 2-layer transformer", "gradient clipping", ["none", "0.1", "1", "5"]),
         ("Compare batch sizes for training stability", "batch size", ["16", "64", "256"]),
-        ("Compare batch sizes 16,32,64 and 128 over 5 epochs", "batch size", ["16", "32", "64", "128"]),
+        ("Compare batch sizes 16,32,64 and 128", "batch size", ["16", "32", "64", "128"]),
+        ("Triple the batch size", "batch size", ["32", "96"]),
+        ("Double or halve the batch size", "batch size", ["32", "64", "16"]),
+        ("Does doubling a batch size of 128 reduce the loss?", "batch size", ["128", "256"]),
         ("batch size 8 vs 256", "batch size", ["8", "256"]),
         ("Does doubling the batch size help?", "batch size", ["32", "64"]),
         ("small batch or large batch?", "batch size", ["16", "64", "256"]),
@@ -126,15 +138,117 @@ WORDS = st.one_of(
         ("compare", "AdamW", "Lion", "SGD", "vs", "and", "or", "by", "no", "without", "double", "\x00", "\u202e")
     ),
     st.sampled_from(("warmup", "batch size", "weight decay", "hidden dimension", "gradient clipping", "checkpointing")),
+    st.sampled_from(
+        ("SGD", "digits", "transformer", "accuracy", "faster", "double", "reduce", "increase", "seeds", "3x")
+    ),
     st.sampled_from(("optimizer", "precision", "fp16", "bf16", "50%", "0.5", ",", "1e-4", "steps", "100", "1000", "☃")),
 )
 
 
-def test_a_goal_that_names_a_transformer_gets_one_where_that_fits_the_time() -> None:
-    assert read_goal("Does warm-up help a small transformer?").harness == "transformer"
-    assert read_goal("Compare batch sizes 8 and 32 on a language model").harness == "transformer"
-    assert read_goal("Warm-up of 100 vs 1000 steps on a transformer").harness == "classifier"
-    assert read_goal("Compare batch sizes").harness == "classifier"
+@pytest.mark.parametrize(
+    ("goal", "harness"),
+    [
+        ("Does warm-up help a small transformer?", "transformer"),
+        ("Compare batch sizes 8 and 32 on a language model", "transformer"),
+        ("Compare batch sizes", "classifier"),
+        ("Compare AdamW vs Lion", "transformer"),
+        ("Compare AdamW vs Lion on handwritten digits", "classifier"),
+        ("Does gradient clipping help a perceptron?", "classifier"),
+    ],
+)
+def test_a_goal_that_names_a_model_or_data_gets_them(goal: str, harness: str) -> None:
+    assert read_goal(goal).harness == harness
+
+
+def test_a_goal_that_names_one_optimizer_beside_its_factor_is_trained_with_it() -> None:
+    study = read_goal("Compare batch sizes 16 and 64 with SGD")
+    assert [arm.settings for arm in study.arms] == [
+        {"batch_size": 16, "optimizer": "SGD"}, {"batch_size": 64, "optimizer": "SGD"}
+    ]  # fmt: skip
+    assert study.tune == {"lr": read_goal("SGD vs AdamW").tune["lr"]["SGD"]}  # type: ignore[call-overload]
+    assert "torch.optim.SGD" in write_experiment(study)
+
+
+@pytest.mark.parametrize(
+    ("goal", "primary", "lower"),
+    [
+        ("Does batch size affect accuracy?", "val_accuracy", False),
+        ("How much slower is activation checkpointing?", "ms_per_step", True),
+        ("How much faster is bf16 than fp32?", "ms_per_step", True),
+        ("Does bf16 change the loss, and how much faster is it?", "val_loss", True),
+        ("Does gradient checkpointing trade speed for memory?", "activation_mib", True),
+    ],
+)
+def test_what_a_goal_asks_to_measure_decides(goal: str, primary: str, lower: bool) -> None:
+    study = read_goal(goal)
+    assert (study.primary, study.lower_is_better) == (primary, lower)
+    assert f'primary="{primary}", lower_is_better={lower}' in write_experiment(study)
+    assert primary != "ms_per_step" or not study.tune, "a learning rate cannot be tuned by time"
+
+
+@pytest.mark.parametrize("part", ["increase ", "the ", "large language ", "hidden ", "9", "-", "double ", "no clip "])
+def test_a_long_goal_is_read_or_refused_soon(part: str) -> None:
+    began = time.monotonic()
+    for goal in (f"hidden dimension {part * 1200}", f"AdamW vs Lion {part * 1200} seeds"):
+        with contextlib.suppress(UnknownGoal):
+            read_goal(goal[:10_000])
+    assert time.monotonic() - began < 3
+
+
+def test_a_goal_that_says_how_many_seeds_gets_as_many() -> None:
+    assert read_goal("AdamW vs Lion with 12 seeds").seeds == 12
+    assert read_goal("AdamW vs Lion in three runs each").seeds == 3
+
+
+@pytest.mark.parametrize(
+    ("goal", "word"),
+    [
+        ("hidden dimension by 50%", "50%"),
+        ("Change the hidden dimension by 50%", "50%"),
+        ("Reduce the hidden dimension to 25%", "to 25%"),
+        ("Reduce hidden sizes 128 and 64 by 50%", "percent"),
+        ("Reduce the hidden dimension by 2x", "by how much"),
+        ("hidden dimension 1 vs 64", "of 1 is outside"),
+        ("embedding dimension vs hidden dimension", "embedding"),
+        ("gradient clipping by value vs by norm", "by value"),
+        ("gradient norm clipping vs value clipping", "value clipping"),
+        ("Compare gradient clipping: norm vs value", "vs value"),
+        ("gradient clipping vs weight clipping", "weight clipping"),
+        ("per-layer gradient clipping", "per-layer"),
+        ("dynamic gradient clipping", "dynamic"),
+        ("Does doubling the weight decay help?", "doubling"),
+        ("Does SGD without momentum beat Adam?", "without momentum"),
+        ("SGD with momentum 0.5 vs AdamW", "momentum 0.5"),
+        ("AdamW vs Lion with learning rates of 0.1", "learning rates"),
+        ("AdamW vs Lion without gradient clipping", "without"),
+        ("AdamW vs Lion with batch size 64", "batch size"),
+        ("Is SGD as good as Adam with weight decay?", "weight decay"),
+        ("weight decay 0.1 vs 0.01 at learning rate 0.001", "learning rate"),
+        ("weight decay 0.1 vs 0.01 with SGD", "SGD"),
+        ("AdamW vs Lion with a 12-layer transformer", "12 layer"),
+        ("AdamW vs Lion on a large language model", "large language model"),
+        ("AdamW vs Lion on a GPU", "GPU"),
+        ("AdamW vs Lion with 30 seeds", "30 seeds"),
+        ("AdamW vs Lion in memory use", "memory"),
+        ("Does batch size affect training speed?", "speed"),
+        ("Compare batch sizes 16 and 64 over 5 epochs", "5 epochs"),
+        ("Compare batch sizes 16 and 64 after 100 steps", "100 steps"),
+        ("Increase the batch size during training", "during"),
+        ("batch size 16 vs 64 with batch norm", "batch norm"),
+        ("Is Adam better than SGD on text classification?", "'text' and 'classification'"),
+        ("constant vs linear warm-up", "constant"),
+        ("warmup 10% vs 100 steps", "percent and in steps"),
+        ("Warm-up of 100 vs 1000 steps on a transformer", "transformer"),
+        ("fp16 with vs without loss scaling", "loss scaling"),
+        ("memory savings of fp16", "memory"),
+        ("gradient checkpointing on every other block", "every other"),
+        ("gradient checkpointing for a classifier", "classifier"),
+    ],
+)
+def test_a_word_that_it_knows_but_cannot_act_on_is_refused_by_name(goal: str, word: str) -> None:
+    with pytest.raises(UnknownGoal) as refused:
+        read_goal(goal)
+    assert word in str(refused.value) and "\n" not in str(refused.value)
 
 
 @given(st.text(max_size=200) | st.lists(WORDS, max_size=15).map(" ".join))

@@ -46,6 +46,24 @@ def test_each_factor_completes_in_little_time_with_an_honest_verdict(goal: str, 
     assert losses and all(math.isfinite(loss) for loss in losses)
 
 
+@pytest.mark.parametrize(
+    "goal",
+    [
+        "Does AdamW beat SGD in accuracy on digits?",
+        "Does gradient clipping at 0.5 help a transformer with Lion?",
+        "How much slower is bf16 in 6 runs?",
+    ],
+)
+def test_what_a_goal_says_besides_its_factor_is_run_as_said(goal: str, own_state: Path) -> None:
+    study = read_goal(goal)
+    analysis, sink = run_study(goal, own_state, "24s")
+    plan = sink.records[0]
+    assert isinstance(plan, PlanRecord)
+    assert (plan.primary, plan.lower_is_better) == (study.primary, study.lower_is_better)
+    assert len(plan.seeds) == study.seeds and bool(plan.tune) == bool(study.tune)
+    assert all(arm.ok for arm in analysis.arms)
+
+
 def test_checkpointing_saves_memory_and_leaves_the_loss_alone(own_state: Path) -> None:
     analysis, sink = run_study("Measure memory savings from gradient checkpointing", own_state, "60s")
     off, on = analysis.arms

@@ -56,6 +56,8 @@ def _views(study: Study) -> dict[str, str]:
     tuned = ", ".join(study.tune) or "nothing"
     data = "characters of English prose" if study.harness == "transformer" else "handwritten digits (8x8)"
     model = "a two-layer causal transformer" if study.harness == "transformer" else "a small perceptron"
+    named = study.arms[0].settings.get("optimizer") if study.factor != "optimizer" else None
+    model += f" by {named}" if named else ""
     return {
         "ResearcherAgent": f"The factor is {study.factor}, with the arms {study.arm_names}; {study.arms[0].name} is the "
         f"baseline. {study.expectation} What decides is {study.primary} at the end of training.",

@@ -3,18 +3,17 @@
 import re
 from collections.abc import Callable
 
-from orchestrator.local_agents.playbook.study import Arm, Study, UnknownGoal
+from orchestrator.local_agents.playbook.context import in_context
+from orchestrator.local_agents.playbook.refusals import refuse_unmet
+from orchestrator.local_agents.playbook.study import HOW_TO_CONNECT, Arm, Study, UnknownGoal
 from orchestrator.local_agents.playbook.vocabulary import unknown_words
 
 KNOWN = (
     "optimizers (AdamW, Adam, Lion, SGD, RMSprop), learning-rate warm-up, gradient clipping, batch size, weight decay, "
     "hidden dimension, gradient checkpointing, numeric precision (fp32, bf16, fp16)"
 )
-HOW_TO_CONNECT = "set LUMENBRIDGE_BASE_URL to let a model answer any goal"
 
 MAX_ARMS = 6
-_ON_TRANSFORMER = re.compile(r"\btransformers?\b|\blanguage[\s-]*model|\battention\b", re.IGNORECASE)
-_TRANSFORMER_STEPS = 100  # of warm-up that fit into a training of the transformer under the default policy
 _LEARNING_RATES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
 # Lion wants rates 3 to 10 times lower than AdamW (Chen et al. 2023); SGD with momentum far higher ones.
 _RATES_OF = {
@@ -44,7 +43,7 @@ _NO_NAMES = {
     "worse",
     "momentum",
 }
-_VERSUS = re.compile(r"([\w-]+)\s+(?:vs\.?|versus|against|or|than)\s+([\w-]+)", re.IGNORECASE)
+_VERSUS = re.compile(r"(?<![\w.-])([^\W\d][\w-]*)\s+(?:vs\.?|versus|against|or|than)\s+([^\W\d][\w-]*)", re.IGNORECASE)
 
 _FACTORS: dict[str, re.Pattern[str]] = {
     "gradient checkpointing": re.compile(r"\b(gradient|activation)[\s-]*checkpoint", re.IGNORECASE),
@@ -77,7 +76,8 @@ def read_goal(goal: str) -> Study:
     if strange := unknown_words(text):
         words = ", ".join(repr(word[:40]) for word in strange[:5])
         raise UnknownGoal(f"the playbook does not know what {words} means here; it knows {KNOWN}; {HOW_TO_CONNECT}")
-    return study
+    refuse_unmet(text, study.factor)
+    return in_context(text, study, _named_optimizers(text), _RATES_OF)
 
 
 def _study(text: str) -> Study:
@@ -85,7 +85,7 @@ def _study(text: str) -> Study:
     optimizers = _named_optimizers(text)
     others = _OTHER_OPTIMIZERS.search(text) is not None
     if len(optimizers) + others >= 2 or (not named and (optimizers or others) and _says_optimizer(text)):
-        if len(named) > 1:
+        if [factor for factor in named if not _as_in_base(factor, optimizers)]:
             raise UnknownGoal(_several(["optimizer", *named]))
         return _optimizer_study(text, optimizers)
     if not named and _says_optimizer(text):
@@ -95,6 +95,12 @@ def _study(text: str) -> Study:
     if not named:
         raise UnknownGoal(f"the playbook cannot read this goal; it knows {KNOWN}; {HOW_TO_CONNECT}")
     return _READERS[named[0]](text)
+
+
+def _as_in_base(factor: str, optimizers: list[str]) -> bool:
+    """Whether every comparison of these optimizers has it anyway, at its usual value."""
+    decays = factor == "weight decay" and set(optimizers) <= {"AdamW", "Lion"}
+    return decays or factor in {"warm-up", "gradient clipping"}
 
 
 def _several(factors: list[str]) -> str:
@@ -167,6 +173,37 @@ def _no_percent(factor: str, text: str) -> None:
         raise UnknownGoal(f"a {factor} in percent has no meaning to the playbook; name its values")
 
 
+_RATIOS = {"doubl": 2.0, "twice": 2.0, "halv": 0.5, "half": 0.5, "tripl": 3.0, "quadrupl": 4.0}
+_RATIO = re.compile(rf"\b(?:({'|'.join(_RATIOS)})|(\d+(?:\.\d+)?)\s*(?:x|times)\b)", re.IGNORECASE)
+
+
+def _ratios(factor: str, text: str) -> list[float]:
+    """By what the goal multiplies the factor's usual value, where it says so."""
+    found = [_RATIOS[word.lower()] if word else float(number) for word, number in _RATIO.findall(text)]
+    if any(ratio == 1 for ratio in found) or (_shrinks(text) and min(found, default=0.0) > 1):
+        raise UnknownGoal(f"the goal does not say clearly by how much the {factor} is to change; name its values")
+    return list(dict.fromkeys(found))
+
+
+_GROWS = re.compile(r"\b(increas|grow|enlarg|larger|bigger|wider|rais|expand|doubl|tripl|quadrupl)", re.IGNORECASE)
+_SHRINKS = re.compile(r"\b(reduc|decreas|shrink|shrunk|halv|smaller|narrow|lower|cut|drop|less|shorter)", re.IGNORECASE)
+_OUTCOME = r"(loss(es)?|perplexity|accuracy|errors?|time|costs?|speed|memory|overfitting|noise|stability|performance)"
+# "Does it reduce the loss?" says nothing of the factor's own direction.
+_OF_OUTCOME = re.compile(
+    rf"\b\w+\s+((the|its|final|training|train|validation|val|test)\s+)*{_OUTCOME}\b"
+    rf"|\b{_OUTCOME}\s+((is|be|gets?|becomes?|much)\s+)*\w+(er|ed|es|s)\b|\b(lower|higher|smaller|larger)\s+{_OUTCOME}",
+    re.IGNORECASE,
+)
+
+
+def _grows(text: str) -> bool:
+    return _GROWS.search(_OF_OUTCOME.sub(" ", text)) is not None
+
+
+def _shrinks(text: str) -> bool:
+    return _SHRINKS.search(_OF_OUTCOME.sub(" ", text)) is not None
+
+
 def _without(text: str, what: str) -> bool:
     return re.search(rf"\b(no|without|disabled?|off)\b(?=.*{what})|{what}\w*\s+(off|disabled)", text, re.I) is not None
 
@@ -213,7 +250,9 @@ def _precision(text: str) -> Study:
 
 def _warmup(text: str) -> Study:
     shares = _numbers(text, percent=True)
-    steps = [] if shares else _numbers(text)
+    steps = _numbers(text)
+    if shares and steps:
+        raise UnknownGoal("the goal gives the warm-up in percent and in steps; name one")
     _check("warm-up (in percent)", shares, 0, 100)
     _check("warm-up (in steps)", steps, 0, 1500)
     arms = [Arm(f"{value:g} steps", {"warmup": int(value)}) for value in steps]
@@ -260,8 +299,10 @@ def _batch_size(text: str) -> Study:
     if any(value != int(value) for value in values):
         raise UnknownGoal("a batch size is a whole number")
     chosen = [int(value) for value in values] or [16, 64, 256]
-    if not values and (change := re.search(r"\b(doubl|halv)", text, re.IGNORECASE)):
-        chosen = [32, 64 if change[1].lower() == "doubl" else 16]
+    if len(values) < 2 and (ratios := _ratios("batch size", text)):
+        base = int(values[0]) if values else 32
+        chosen = [base, *(int(base * ratio) for ratio in ratios)]
+        _check("batch size", [float(value) for value in chosen], 1, 512)
     if len(chosen) == 1:
         chosen = [32 if chosen[0] != 32 else 128, *chosen]
     return _quick_study(
@@ -293,20 +334,37 @@ def _weight_decay(text: str) -> Study:
 
 
 _BASE_HIDDEN = 64
+_TO_SHARE = re.compile(r"\b(?:to|at|of|is)\s+(?:about\s+|only\s+)?\d+(?:\.\d+)?\s*%|%\s+of\b|%\s+as\b", re.IGNORECASE)
+
+
+def _changed_by(shares: list[float], text: str) -> list[float]:
+    """The hidden dimension after a change by those percents, as shares of what it was."""
+    if to := _TO_SHARE.search(text):
+        raise UnknownGoal(f"the playbook reads percent as a change by so much, not as {to[0]!r}; name the values")
+    grows, shrinks = _grows(text), _shrinks(text)
+    if not grows and not shrinks:
+        named = " and ".join(f"{share:g}%" for share in shares)
+        raise UnknownGoal(f"the goal does not say whether the hidden dimension is to grow or to shrink by {named}")
+    _check("change of the hidden dimension (in percent)", shares, 1, 95 if shrinks else 400)
+    signs = [sign for sign, said in ((-1, shrinks), (1, grows)) if said]
+    return [1 + sign * share / 100 for sign in signs for share in shares]
 
 
 def _hidden(text: str) -> Study:
-    shares = _numbers(text, percent=True)
-    sizes: list[float] = [value for value in _numbers(text) if value >= 2]
-    grows = re.search(r"\b(increas|grow|enlarg|larger|bigger|wider|doubl)", text, re.IGNORECASE) is not None
+    shares, sizes = _numbers(text, percent=True), _numbers(text)
+    base = sizes[0] if len(sizes) == 1 else _BASE_HIDDEN
+    ratios = _ratios("hidden dimension", text) if len(sizes) < 2 else []
     if shares:
-        _check("change of the hidden dimension (in percent)", shares, 1, 400 if grows else 95)
-        sizes = [_BASE_HIDDEN * (1 + share / 100 if grows else 1 - share / 100) for share in shares]
-        sizes = [_BASE_HIDDEN, *(max(4, 4 * round(size / 4)) for size in sizes)]
+        if len(sizes) > 1:
+            raise UnknownGoal("the goal gives the hidden dimension in percent and as numbers; name one")
+        sizes = [base, *(max(4, 4 * round(base * ratio / 4)) for ratio in _changed_by(shares, text))]
+    elif ratios:
+        sizes = [base, *(base * ratio for ratio in ratios)]
     elif not sizes:
-        sizes = [_BASE_HIDDEN, _BASE_HIDDEN * 2 if grows else _BASE_HIDDEN // 2]
+        changes = [ratio for ratio, said in ((0.5, _shrinks(text)), (2.0, _grows(text))) if said] or [0.5]
+        sizes = [base, *(base * ratio for ratio in changes)]
     elif len(sizes) == 1:
-        sizes = [_BASE_HIDDEN if sizes[0] != _BASE_HIDDEN else 32, *sizes]
+        sizes = [_BASE_HIDDEN if base != _BASE_HIDDEN else 32, base]
     _check("hidden dimension", sizes, 4, 512)
     if any(size % 4 for size in sizes):
         raise UnknownGoal("a hidden dimension must be a multiple of 4, the number of attention heads")
@@ -326,14 +384,11 @@ def _quick_study(text: str, factor: str, arms: list[Arm], expectation: str, thre
     distinct = list({arm.name: arm for arm in arms}.values())
     if len(distinct) < 2:
         raise UnknownGoal(f"the goal names one level of {factor} only; name two or more")
-    longest = max(int(arm.settings.get("warmup") or 0) for arm in distinct)
-    # The classifier is quick, and can overfit; a transformer is what some goals ask for, if its training can be so long.
-    asked = _ON_TRANSFORMER.search(text) is not None and longest <= _TRANSFORMER_STEPS
     return Study(
         goal=text,
         factor=factor,
         arms=tuple(distinct),
-        harness="transformer" if asked else "classifier",
+        harness="classifier",  # quick, and can overfit
         tune={"lr": _LEARNING_RATES},
         expectation=expectation,
         threat=threat,

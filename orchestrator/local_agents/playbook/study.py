@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+HOW_TO_CONNECT = "set LUMENBRIDGE_BASE_URL to let a model answer any goal"
+
 Harness = Literal["transformer", "classifier"]
 Setting = str | int | float | bool | None
 
@@ -25,6 +27,7 @@ class Study:
     arms: tuple[Arm, ...]
     harness: Harness
     primary: str = "val_loss"
+    lower_is_better: bool = True
     tune: dict[str, dict[str, list[float]] | list[float]] = field(default_factory=dict)
     """Nuisance parameters, tuned for every arm with equally many trials."""
     seeds: int = 8

@@ -44,7 +44,7 @@ def _values(study: Study) -> dict[str, Any]:
         "tune_code": pprint.pformat(study.tune, sort_dicts=False, width=110),
         "seeds": study.seeds,
         "harness": study.harness,
-        "optimizers": optimizers or ["AdamW"],
+        "optimizers": list(dict.fromkeys(optimizers)) or ["AdamW"],
         "checkpoint": checkpointing,
         "precision": study.factor == "precision",
         "batch_size": study.factor == "batch size",
@@ -55,6 +55,7 @@ def _values(study: Study) -> dict[str, Any]:
         "at_least": max(30, round(1.3 * longest)),
         "at_most": max(40 if checkpointing else _MAX_STEPS[study.harness], round(1.3 * longest)),
         "primary": study.primary,
+        "lower_is_better": study.lower_is_better,
         "factor": study.factor,
     }
 
