@@ -215,6 +215,7 @@ class Sprint:
         prompt = f"Goal: {goal}\nTask: validate\nOutcome: {outcome}\nVerdict: {verdict}\nNumbers: {numbers}\n"
         try:
             phase["analysis"] = self._client.invoke(VALIDATOR, prompt, deadline)
+            self._progress.said(VALIDATOR, phase["analysis"])
         except AgentError as error:
             phase["errors"]["ValidatorAgent"] = str(error)
             self._progress.note(str(error))

@@ -319,6 +319,13 @@ def test_a_sprint_is_listed_and_shown_and_its_verdict_printed(here: Path) -> Non
     assert summary["phases"]["implementation"]["execution"]["metrics"][0]["seeds"][0] == 4
 
 
+def test_a_sprint_that_came_to_no_code_is_listed_with_its_reason(here: Path) -> None:
+    assert labsandbox("run", "Change the hidden dimension by 50%", "--backend", "oci").returncode == 2
+    (listed,) = json.loads(labsandbox("sprints", "list", "--json").stdout)
+    assert listed["outcome"] is None and "grow or to shrink by 50%" in listed["verdict"]
+    assert "50%" in labsandbox("sprints", "show", listed["id"]).stdout
+
+
 def test_importing_the_package_is_cheap() -> None:
     program = "import sys, orchestrator; print(sorted({'docker', 'scipy', 'matplotlib', 'uvicorn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

@@ -96,9 +96,18 @@ def never(experiment: Experiment, sink: Sink) -> Execution:
 def test_a_goal_becomes_a_plan_code_an_execution_a_verdict_and_a_folder(
     run_experiment: RunExperiment, tmp_path: Path
 ) -> None:
+    class Heard(Silent):
+        def said(self, agent: str, text: str) -> None:
+            heard.append((agent, text))
+
+    heard: list[tuple[str, str]] = []
     engine = Scripted(code=lambda: f"Here you are:\n```python\n{COMPARISON}```\n")
-    with sprint(engine, run_experiment, tmp_path) as (one, folder):
+    with sprint(engine, run_experiment, tmp_path, progress=Heard()) as (one, folder):
         summary = one.run("Is a better than b?")
+    assert [agent for agent, _ in heard] == [
+        "ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent", "Plan", "ValidatorAgent"
+    ]  # fmt: skip
+    assert heard[-1] == ("ValidatorAgent", "validate says so")
     assert json.loads((folder.path / "sprint_summary.json").read_text()) == summary
     assert summary["goal"] == "Is a better than b?" and summary["start_time"] <= summary["end_time"]
     discussion, implementation, validation = (

@@ -59,7 +59,9 @@ def _row(store: Store, run: str) -> dict[str, Any]:
     outcome = execution.get("outcome")
     if outcome is None and "success" in execution:
         outcome = "completed" if execution["success"] else "failed"
-    return {"id": run, "goal": summary.get("goal"), "outcome": outcome, "verdict": _verdict(summary)}
+    # Where there was no code there is no verdict, and the reason says more than nothing.
+    verdict = _verdict(summary) or _part(summary, "implementation").get("error")
+    return {"id": run, "goal": summary.get("goal"), "outcome": outcome, "verdict": verdict}
 
 
 def _paragraphs(summary: dict[str, Any]) -> list[tuple[str, str]]:
