@@ -45,6 +45,9 @@ class Arm(_Data):
     failed: int
     diverged: int
     skipped: int
+    """Those for which no time was left."""
+    missing: int
+    """Planned runs of which there is no record: the experiment ended before."""
     mean: float | None
     sd: float | None
     """Sample standard deviation over seeds."""
@@ -160,7 +163,8 @@ def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord], tuning: Sequenc
         ok=counts["ok"],
         failed=counts["failed"],
         diverged=counts["diverged"],
-        skipped=counts["skipped"] + len(plan.seeds) - len(own),
+        skipped=counts["skipped"],
+        missing=len(set(plan.seeds)) - len(own),
         mean=float(np.mean(values)) if values else None,
         sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         config=config,
@@ -254,7 +258,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _warnings(plan: PlanRecord, arms: Sequence[Arm], contrasts: Sequence[Contrast]) -> list[str]:
     found = []
     for arm in arms:
-        lost = [(arm.failed, "failed"), (arm.diverged, "diverged"), (arm.skipped, "did not fit into the time")]
+        lost = [
+            (arm.failed, "failed"),
+            (arm.diverged, "diverged"),
+            (arm.skipped, "did not fit into the time"),
+            (arm.missing, "were not made"),
+        ]
         for count, what in lost:
             if count:
                 found.append(f"{count} of {len(plan.seeds)} runs of {arm.name} {what}")

@@ -100,6 +100,15 @@ def test_failed_and_diverged_runs_stay_in_the_count_and_are_told() -> None:
     assert "2 of 8 runs of b diverged" in analysis.warnings
 
 
+def test_runs_that_an_end_cut_off_are_not_said_to_have_lacked_time() -> None:
+    cut = study({"a": [1.0, 1.1, 1.2], "b": [2.0, 2.1, 2.2]})[:-2]
+    analysis = analyse(cut)
+    assert [(arm.ok, arm.skipped, arm.missing) for arm in analysis.arms] == [(2, 0, 1), (2, 0, 1)]
+    assert analysis.warnings == ["1 of 3 runs of a were not made", "1 of 3 runs of b were not made"]
+    skipped = RunRecord(t=1, arm="a", seed=2, phase="confirm", status="skipped")
+    assert "1 of 3 runs of a did not fit into the time" in analyse([*cut, skipped]).warnings
+
+
 def test_an_arm_that_always_diverges_gives_no_verdict_but_is_named() -> None:
     analysis = analyse(study({"a": [1.0] * 8, "b": [None] * 8}))
     assert analysis.verdict.word == "inconclusive"
