@@ -297,6 +297,14 @@ def test_the_four_roles_answer_differently_and_the_plan_is_numbered() -> None:
     assert engine.respond("ArchitectAgent", "", prompt + "\nTask: plan\n").startswith("1. ")
 
 
+def test_the_validator_gives_no_advice_on_the_method_after_a_run_that_did_not_complete() -> None:
+    numbers = '{"warnings": [], "verdict": {"word": "not a comparison"}}'
+    prompt = f"Goal: x\nTask: validate\nOutcome: timeout: too long\nVerdict: None.\nNumbers: {numbers}\n"
+    assert PlaybookEngine().respond("ValidatorAgent", "", prompt).splitlines() == [
+        "None.", "Nothing should be concluded from a run that did not complete."
+    ]  # fmt: skip
+
+
 def test_the_validators_words_repeat_the_verdict_and_invent_no_number() -> None:
     verdict = "Inconclusive (underpowered). For b against a, the paired difference is +0.5."
     numbers = '{"warnings": ["3 of 8 runs of b diverged"], "verdict": {"word": "inconclusive"}}'

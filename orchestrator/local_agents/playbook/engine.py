@@ -93,13 +93,16 @@ def _comment(prompt: str) -> str:
     verdict = re.search(r"^Verdict:[ \t]*(.+)$", prompt, re.MULTILINE)
     numbers = re.search(r"^Numbers:[ \t]*(\{.*\})$", prompt, re.MULTILINE)
     analysis = json.loads(numbers[1]) if numbers else {}
+    outcome = re.search(r"^Outcome:[ \t]*([a-z_]+)", prompt, re.MULTILINE)
+    completed = outcome is None or outcome[1] == "completed"
     found = [verdict[1] if verdict else "No verdict was computed."]
     for warning in analysis.get("warnings", []):
         found.append(f"Note: {warning}.")
-    found.append(_ADVICE.get(analysis.get("verdict", {}).get("word", ""), ""))
+    found.append(_ADVICE.get(analysis.get("verdict", {}).get("word", ""), "") if completed else _NOT_COMPLETED)
     return "\n".join(line for line in found if line)
 
 
+_NOT_COMPLETED = "Nothing should be concluded from a run that did not complete."
 _ADVICE = {
     "better": "This holds for this model, this data and this length of training; the next step is to see whether it "
     "holds at another scale.",
