@@ -1,8 +1,9 @@
 # make run GOAL="..."   one sprint, from whatever state the machine is in
 # make test             the whole suite, likewise
 # make check            only the static checks
+# make bench-audit      how fast the audit log is written and verified
 
-.PHONY: run test check
+.PHONY: run test check bench-audit
 export GOAL
 
 run:
@@ -20,3 +21,6 @@ check:
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache >/dev/null || .venv/bin/lint-imports --no-cache
+
+bench-audit:
+	@.venv/bin/python -m benchmarks.audit_log

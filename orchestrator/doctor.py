@@ -12,7 +12,8 @@ from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
 from executor.errors import SandboxUnavailable
 from executor.observe import controllers
-from policies.audit import AuditError, AuditLog
+from policies.audit import AuditError
+from policies.audit_check import verify
 from policies.decision import Capabilities
 from policies.merge import BOX_CEILING, box_ceilings
 from policies.model import PolicyError
@@ -107,8 +108,12 @@ def _backend_finding(capabilities: Capabilities, detail: str) -> Finding:
 
 def _own_files() -> Iterator[Finding]:
     try:
-        count = sum(1 for _ in AuditLog(audit_path()).records())
-        yield Finding("audit log", "ok", f"{count} records in {audit_path()}")
+        found = verify(audit_path())
+        if found.ok:
+            yield Finding("audit log", "ok", f"{found.records} records in {audit_path()}, as signed")
+        else:
+            remedy = "labsandbox audit verify; keep the files, move them aside, and ask who wrote to them"
+            yield Finding("audit log", "broken", "; ".join(found.problems[:3]), remedy)
     except AuditError as error:
         yield Finding("audit log", "broken", str(error), "move it aside, keep it, and ask who wrote to it")
     try:

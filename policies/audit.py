@@ -1,40 +1,120 @@
-"""The append-only audit log: one canonical JSON line (RFC 8785) for each decision, start, limit and end.
+"""The append-only audit log: canonical JSON lines (RFC 8785) in a Merkle tree, signed after every commit.
 
-Lines are appended under a file lock and synced before `append` returns, so that several processes may write
-and a crash loses at most the line in flight. A torn last line is cut off by the next writer, which records it.
+Four files: `audit.jsonl` the records; `audit.checkpoints` a signed checkpoint for each commit, oldest first;
+`audit.hashes` the tree's hashes, which can be made again from the records; `audit.key` the signing key. A commit writes
+records, syncs, writes the checkpoint, syncs; all under a lock on the records' file, so many processes may write. A
+writer that dies leaves at most a torn line, or whole records that no checkpoint covers yet: the next one cuts off the
+former, covers the latter, and records both.
 """
 
 import fcntl
 import getpass
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 
-SCHEMA = "labsandbox.audit/1"
+from policies.checkpoint import Checkpoint, CheckpointError, Signer, load_signer
+from policies.merkle import HASH_BYTES, Frontier, frontier, leaf_hash, stored_count
+
+SCHEMA = "labsandbox.audit/2"
 MAX_RECORD = 65_535
 """Bytes of one record. Output and code are recorded by digest, so a record that is longer is a bug."""
+_UNSIGNED_SCHEMA = "labsandbox.audit/1"
+"""Of logs from before there were checkpoints; such a log is adopted, and the log says so."""
+_ADVICE = "(labsandbox audit verify); keep the files, and start a new log"
+_NOTE_TAIL = 4096  # more than a checkpoint's bytes
+
+Event = tuple[str, dict[str, Any]]
 
 
 class AuditError(OSError):
     """The log cannot be written or read; nothing may run without it."""
 
 
+@dataclass
+class _Head:
+    """What a writer knows of the log's end."""
+
+    bytes: int
+    notes_bytes: int
+    tree: Frontier
+
+
 class AuditLog:
-    """The log in one file. Safe for concurrent writers on one machine."""
+    """The log at one path. Safe for concurrent writers (processes and threads) on one machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.checkpoints = path.with_suffix(".checkpoints")
+        self.hashes = path.with_suffix(".hashes")
+        self.key = path.with_suffix(".key")
+        self._head: _Head | None = None
+        self._inode = 0
+        self._signer: Signer | None = None
+        self._lock = threading.Lock()
 
     def append(self, event: str, **fields: Any) -> int:
-        """Adds one record and returns its sequence number (from 0). Durable when it returns.
+        """Adds one record and returns its sequence number (from 0). Durable and signed when it returns.
 
         `fields` must be JSON data; None values are kept. Raises AuditError.
         """
+        return self.append_all([(event, fields)])[0]
+
+    def append_all(self, events: Iterable[Event]) -> list[int]:
+        """Adds records in one commit: all of them are durable when it returns. Raises AuditError."""
+        with self._lock, self._locked() as descriptor:
+            try:
+                self._signer = self._signer or load_signer(self.key)
+                head = self._known(descriptor) or self._recover(descriptor)
+                self._head = None  # until the commit is through, nothing is known for certain
+                first = head.tree.size
+                self._commit(descriptor, head, list(events))
+                self._head = head
+                return list(range(first, head.tree.size))
+            except CheckpointError as error:
+                raise AuditError(f"the audit log {self.path}: {error}") from None
+            except AuditError:
+                raise
+            except OSError as error:
+                raise AuditError(f"cannot write the audit log {self.path}: {error.strerror or error}") from None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every whole record, oldest first. Raises AuditError where a line is no record."""
+        for number, line in enumerate(self.lines()):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise AuditError(f"line {number + 1} of {self.path} is no record")
+            yield record
+
+    def lines(self) -> Iterator[bytes]:
+        """Every whole line, without its end. A torn last line is left to the next writer."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise AuditError(f"cannot read the audit log {self.path}: {error.strerror}") from None
+        with file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                yield line[:-1]
+
+    # ---- under the lock ----
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -43,66 +123,179 @@ class AuditLog:
             raise AuditError(f"cannot open the audit log {self.path}: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            sequence = self._repair(descriptor)
-            self._write(descriptor, sequence, event, fields)
-            os.fsync(descriptor)
-            return sequence
-        except OSError as error:
-            raise AuditError(f"cannot write the audit log {self.path}: {error.strerror or error}") from None
+            yield descriptor
         finally:
             os.close(descriptor)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Every whole record, oldest first. Raises AuditError where a line is no record."""
-        try:
-            file = self.path.open("rb")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise AuditError(f"cannot read the audit log {self.path}: {error.strerror}") from None
-        with file:
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    return  # a writer is at work, or died: the next writer repairs it
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    raise AuditError(f"line {number + 1} of {self.path} is no record") from None
-                yield record
+    def _known(self, descriptor: int) -> _Head | None:
+        """What this object remembers, if nobody else has written since."""
+        info = os.fstat(descriptor)
+        head = self._head
+        if head is None or (info.st_size, info.st_ino) != (head.bytes, self._inode):
+            return None
+        return head if _size(self.checkpoints) == head.notes_bytes else None
 
-    def _repair(self, descriptor: int) -> int:
-        """Cuts a torn last line off and says so in the log; returns the next sequence number."""
-        size = os.fstat(descriptor).st_size
-        tail = os.pread(descriptor, 2 * MAX_RECORD, max(0, size - 2 * MAX_RECORD))
-        whole = tail[: tail.rfind(b"\n") + 1]
-        last = whole[:-1].rpartition(b"\n")[2]
-        try:
-            sequence = json.loads(last)["seq"] + 1 if last else 0
-        except (ValueError, TypeError, KeyError):
-            raise AuditError("its last record is damaged; keep the file, and start a new one") from None
-        torn = len(tail) - len(whole)
-        if torn:
-            os.ftruncate(descriptor, size - torn)
-            self._write(descriptor, sequence, "log-repaired", {"torn_bytes": torn})
-            sequence += 1
-        return int(sequence)
+    def _recover(self, descriptor: int) -> _Head:
+        """Reads the end of the log, mends what a dead writer left, and records that it did. Raises AuditError."""
+        torn = _cut_torn_line(descriptor)
+        info = os.fstat(descriptor)
+        self._inode = info.st_ino
+        last = _last_record(descriptor)
+        size = int(last["seq"]) + 1 if last else 0
+        note, notes_bytes = self._last_note()
+        if note is None and size == 0:
+            # Before the first record, so that a log with records and no checkpoint is never mistaken for a new one.
+            notes_bytes = self._sign(Frontier())
+            return _Head(info.st_size, notes_bytes, Frontier())
+        if note is None:
+            if last.get("schema") != _UNSIGNED_SCHEMA:
+                raise AuditError(f"its checkpoints are gone {_ADVICE}")
+            head = _Head(info.st_size, 0, self._rebuilt(size))
+            self._commit(descriptor, head, [("log-adopted", {"records": size})])
+            return head
+        tree = self._tree(size) if note.size == size else self._rebuilt(size)
+        if note.size > size or tree.size != size or self._root(note.size) != note.root:
+            tree = self._rebuilt(size)
+            if note.size > size or tree.size != size or self._root(note.size) != note.root:
+                raise AuditError(f"it is not what was signed {_ADVICE}")
+        head = _Head(info.st_size, notes_bytes, tree)
+        unsigned = [note.size, size - 1] if note.size < size else None
+        if torn or unsigned:
+            self._commit(descriptor, head, [("log-repaired", {"torn_bytes": torn, "unsigned": unsigned})])
+        return head
 
-    def _write(self, descriptor: int, sequence: int, event: str, fields: dict[str, Any]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        record = {
-            "schema": SCHEMA,
-            "seq": sequence,
-            "time": now,
-            "event": event,
-            "actor": {"uid": os.getuid(), "user": _user()},
-            **fields,
-        }
-        line = rfc8785.dumps(record) + b"\n"
-        if len(line) > MAX_RECORD:
-            raise AuditError(f"an audit record of {len(line)} bytes is over the limit of {MAX_RECORD}")
-        # One write call: O_APPEND makes it land whole, unless the disk fills, which the next writer repairs.
-        if os.write(descriptor, line) != len(line):
+    def _commit(self, descriptor: int, head: _Head, events: list[Event]) -> None:
+        first, tree = head.tree.size, head.tree
+        lines = [_line(first + number, event, fields) for number, (event, fields) in enumerate(events)]
+        data = b"".join(lines)
+        if os.write(descriptor, data) != len(data):
+            os.ftruncate(descriptor, head.bytes)
             raise OSError(28, "no space left for the audit log")
+        os.fsync(descriptor)
+        made = [one for line in lines for one in tree.append(leaf_hash(line[:-1]))]
+        with self.hashes.open("r+b" if self.hashes.exists() else "x+b") as file:
+            file.seek(stored_count(first) * HASH_BYTES)
+            file.write(b"".join(made))
+        head.bytes += len(data)
+        head.notes_bytes += self._sign(tree)
+
+    def _sign(self, tree: Frontier) -> int:
+        """Adds a checkpoint, durably; returns its bytes."""
+        assert self._signer is not None
+        note = self._signer.sign(tree.size, tree.root()).text.encode()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        notes = os.open(self.checkpoints, flags, 0o600)
+        try:
+            if os.write(notes, note) != len(note):
+                raise OSError(28, "no space left for the audit log's checkpoint")
+            os.fsync(notes)
+        finally:
+            os.close(notes)
+        return len(note)
+
+    def _last_note(self) -> tuple[Checkpoint | None, int]:
+        """The newest whole checkpoint, and the file's size after a torn one was cut off."""
+        size = _size(self.checkpoints)
+        if size == 0:
+            return None, 0
+        with self.checkpoints.open("r+b") as file:
+            file.seek(max(0, size - _NOTE_TAIL))
+            tail = file.read()
+            note, rest = last_note(tail)
+            if rest:
+                file.truncate(size - rest)
+        return note, size - rest
+
+    def _tree(self, size: int) -> Frontier:
+        """The frontier from the stored hashes; those that are missing at the end are made again."""
+        if _size(self.hashes) < stored_count(size) * HASH_BYTES:
+            return self._rebuilt(size)
+        return frontier(size, self._stored)
+
+    def _root(self, size: int) -> bytes:
+        return frontier(size, self._stored).root()
+
+    def _stored(self, number: int) -> bytes:
+        with self.hashes.open("rb") as file:
+            return os.pread(file.fileno(), HASH_BYTES, number * HASH_BYTES)
+
+    def _rebuilt(self, size: int) -> Frontier:
+        """All hashes anew, from the records."""
+        tree = Frontier()
+        temporary = self.hashes.with_suffix(".hashes.new")
+        with temporary.open("wb") as file:
+            for number, line in enumerate(self.lines()):
+                if number == size:
+                    break
+                file.write(b"".join(tree.append(leaf_hash(line))))
+        temporary.replace(self.hashes)
+        return tree
+
+
+def last_note(data: bytes) -> tuple[Checkpoint | None, int]:
+    """The last whole checkpoint in `data`, and how many bytes stand after it."""
+    lines = data.split(b"\n")
+    for end in range(len(lines) - 1, 4, -1):
+        text = b"\n".join(lines[end - 5 : end]) + b"\n"
+        try:
+            note = Checkpoint.read(text.decode("utf-8", "replace"))
+        except CheckpointError:
+            continue
+        return note, len(b"\n".join(lines[end:]))
+    return None, 0
+
+
+def _line(sequence: int, event: str, fields: dict[str, Any]) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    record = {
+        "schema": SCHEMA,
+        "seq": sequence,
+        "time": now,
+        "event": event,
+        "actor": {"uid": os.getuid(), "user": _user()},
+        **fields,
+    }
+    line = rfc8785.dumps(record) + b"\n"
+    if len(line) > MAX_RECORD:
+        raise AuditError(f"an audit record of {len(line)} bytes is over the limit of {MAX_RECORD}")
+    return line
+
+
+def _cut_torn_line(descriptor: int) -> int:
+    """Cuts an unfinished last line off; returns its bytes."""
+    size, torn = os.fstat(descriptor).st_size, 0
+    while torn < size:
+        start = max(0, size - torn - MAX_RECORD)
+        tail = os.pread(descriptor, size - torn - start, start)
+        if (end := tail.rfind(b"\n")) >= 0:
+            torn += len(tail) - end - 1
+            break
+        torn += len(tail)
+    if torn:
+        os.ftruncate(descriptor, size - torn)
+    return torn
+
+
+def _last_record(descriptor: int) -> dict[str, Any]:
+    """The last record, which has a sequence number; {} when there is none. Raises AuditError."""
+    size = os.fstat(descriptor).st_size
+    tail = os.pread(descriptor, 2 * MAX_RECORD, max(0, size - 2 * MAX_RECORD))
+    last = tail[:-1].rpartition(b"\n")[2]
+    if not last:
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(last)
+        int(record["seq"])
+        return record
+    except (ValueError, TypeError, KeyError):
+        raise AuditError(f"its last record is damaged {_ADVICE}") from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _user() -> str:

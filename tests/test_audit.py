@@ -1,17 +1,40 @@
-"""Promises of the audit log: canonical lines, numbered without gaps, whole after a crash and with many writers."""
+"""Promises of the audit log: canonical lines, numbered and signed, whole after a crash and with many writers.
 
+And that tampering is found and named: a changed, dropped, inserted, moved or truncated record.
+"""
+
+import csv
+import io
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.audit import AuditError, AuditLog
+from policies.audit_check import check_proof, prove, verify
+from policies.audit_query import Wanted, export, ocsf, parse_since
+from policies.checkpoint import CheckpointError, load_verifier
+
+SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def log_of(folder: Path, count: int, batch: int = 1) -> AuditLog:
+    log = AuditLog(folder / "audit.jsonl")
+    for start in range(0, count, batch):
+        log.append_all([("event", {"number": number}) for number in range(start, min(start + batch, count))])
+    return log
+
+
+def files(log: AuditLog) -> list[Path]:
+    return [log.path, log.hashes, log.checkpoints]
 
 
 def test_every_record_is_one_canonical_line_with_time_and_actor(tmp_path: Path) -> None:
@@ -26,44 +49,114 @@ def test_every_record_is_one_canonical_line_with_time_and_actor(tmp_path: Path) 
         assert record["actor"]["uid"] == os.getuid()
 
 
-def test_only_its_owner_can_read_the_log(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_log_and_its_key(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "deep" / "audit.jsonl")
     log.append("x")
-    assert log.path.stat().st_mode & 0o777 == 0o600
+    for path in (log.path, log.checkpoints, log.key):
+        assert path.stat().st_mode & 0o777 == 0o600
     assert log.path.parent.stat().st_mode & 0o777 == 0o700
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.data())
-def test_a_torn_last_line_is_cut_off_and_recorded_and_nothing_else_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+def test_a_batch_is_one_commit_with_one_checkpoint(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 250, batch=100)
+    assert log.checkpoints.read_text().count("\u2014") == 1 + 3
+    assert [record["number"] for record in log.records()] == list(range(250))
+    assert verify(log.path).ok
+
+
+# ---- crashes ----
+
+
+@SLOW
+@given(before=st.integers(0, 9), batch=st.integers(1, 3), data=st.data())
+def test_a_writer_killed_at_any_byte_leaves_a_log_that_verifies_and_the_next_one_mends(
+    tmp_path_factory: pytest.TempPathFactory, before: int, batch: int, data: st.DataObject
 ) -> None:
-    log = AuditLog(tmp_path_factory.mktemp("log") / "audit.jsonl")
-    for number in range(3):
-        log.append("event", number=number)
-    whole = log.path.read_bytes()
-    last = len(whole.rstrip(b"\n").rpartition(b"\n")[0]) + 1
-    cut = data.draw(st.integers(last + 1, len(whole) - 1))
-    log.path.write_bytes(whole[:cut])
-    log.append("after")
-    events = [record["event"] for record in log.records()]
-    assert events == ["event", "event", "log-repaired", "after"]
-    assert [record["seq"] for record in log.records()] == [0, 1, 2, 3]
+    folder = tmp_path_factory.mktemp("log")
+    log = log_of(folder, before)
+    log.append("last before")
+    old = [path.read_bytes() for path in files(log)]
+    log.append_all([("killed", {"n": n}) for n in range(batch)])
+    new = [path.read_bytes() for path in files(log)]
+    # The order of a commit: records, then hashes, then the checkpoint. It is cut after so many bytes.
+    grown = [after[len(prior) :] for prior, after in zip(old, new, strict=True)]
+    cut = data.draw(st.integers(0, sum(map(len, grown))))
+    for path, prior, more in zip(files(log), old, grown, strict=True):
+        path.write_bytes(prior + more[:cut])
+        cut = max(0, cut - len(more))
+    found = verify(log.path)
+    assert found.ok, found.problems
+    whole = sum(1 for _ in log.lines())
+    assert AuditLog(log.path).append("after") >= whole
+    assert verify(log.path).ok
+    records = list(log.records())
+    assert [record["seq"] for record in records] == list(range(len(records)))
+    assert [record["event"] for record in records[: before + 1]] == ["event"] * before + ["last before"]
+    if log.path.read_bytes()[: len(new[0])] != new[0] or whole > before + 1:
+        mended = [record for record in records if record["event"] == "log-repaired"]
+        complete = whole == before + 1 + batch and cut == 0 and new[2] == log.checkpoints.read_bytes()[: len(new[2])]
+        assert mended or complete or whole == before + 1
+
+
+WRITER = (
+    "import sys; from pathlib import Path; from policies.audit import AuditLog\n"
+    "log = AuditLog(Path(sys.argv[1]))\n"
+    "n = 0\n"
+    "while int(sys.argv[3]) == 0 or n < int(sys.argv[3]):\n"
+    "    log.append('event', writer=sys.argv[2], n=n, pad='x' * 3000); n += 1\n"
+)
 
 
 def test_many_processes_write_at_once_without_gaps_or_mixed_lines(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    program = (
-        "import sys; from pathlib import Path; from policies.audit import AuditLog\n"
-        "log = AuditLog(Path(sys.argv[1]))\n"
-        "for n in range(50): log.append('event', writer=sys.argv[2], n=n, pad='x' * 3000)\n"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), str(w)]) for w in range(4)]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(w), "50"]) for w in range(4)]
     assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
     records = list(AuditLog(path).records())
     assert [record["seq"] for record in records] == list(range(200))
     for writer in range(4):
         assert [record["n"] for record in records if record["writer"] == str(writer)] == list(range(50))
+    assert verify(path).ok
+
+
+def test_writers_that_are_killed_again_and_again_lose_nothing_that_was_there(tmp_path: Path) -> None:
+    path, chance = tmp_path / "audit.jsonl", random.Random(7)
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(w), "0"]) for w in range(2)]
+    for kill in range(16):
+        time.sleep(0.4 + chance.random() * 0.2)
+        writers[kill % 2].kill()
+        writers[kill % 2].wait()
+        seen = list(AuditLog(path).lines())
+        writers[kill % 2] = subprocess.Popen([sys.executable, "-c", WRITER, str(path), f"k{kill}", "0"])
+        assert list(AuditLog(path).lines())[: len(seen)] == seen
+    for writer in writers:
+        writer.kill()
+        writer.wait()
+    AuditLog(path).append("after")
+    found = verify(path)
+    assert found.ok, found.problems
+    records = list(AuditLog(path).records())
+    assert [record["seq"] for record in records] == list(range(len(records)))
+
+
+def test_lost_hashes_are_made_again(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 20)
+    for damage in (b"", b"\0" * 100, log.hashes.read_bytes()[:-5], os.urandom(len(log.hashes.read_bytes()))):
+        log.hashes.write_bytes(damage)
+        AuditLog(log.path).append("more")
+        assert verify(log.path).ok
+    log.hashes.unlink()
+    AuditLog(log.path).append("more")
+    assert verify(log.path).ok
+
+
+def test_a_log_from_before_there_were_checkpoints_is_adopted_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    old = [{"schema": "labsandbox.audit/1", "seq": n, "event": "old"} for n in range(3)]
+    path.write_bytes(b"".join(rfc8785.dumps(record) + b"\n" for record in old))
+    assert AuditLog(path).append("new") == 4
+    records = list(AuditLog(path).records())
+    assert (records[3]["event"], records[3]["records"]) == ("log-adopted", 3)
+    assert verify(path).ok
 
 
 def test_a_record_that_is_too_long_is_refused_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
@@ -71,7 +164,9 @@ def test_a_record_that_is_too_long_is_refused_and_leaves_the_log_as_it_was(tmp_p
     log.append("fine")
     with pytest.raises(AuditError):
         log.append("long", text="x" * 70_000)
-    assert [record["event"] for record in log.records()] == ["fine"]
+    assert log.append("fine again") == 1
+    assert [record["event"] for record in log.records()] == ["fine", "fine again"]
+    assert verify(log.path).ok
 
 
 def test_a_log_that_is_a_symbolic_link_is_refused(tmp_path: Path) -> None:
@@ -81,9 +176,179 @@ def test_a_log_that_is_a_symbolic_link_is_refused(tmp_path: Path) -> None:
         AuditLog(tmp_path / "audit.jsonl").append("x")
 
 
-def test_a_damaged_last_record_stops_the_writers_instead_of_being_papered_over(tmp_path: Path) -> None:
+# ---- tampering ----
+
+
+def tampered(lines: list[bytes], kind: str, at: int, other: int) -> tuple[list[bytes], str]:
+    """The lines after somebody was at work, and what must be said of it."""
+    lines = list(lines)
+    if kind == "changed":
+        record = json.loads(lines[at])
+        record["number"] = "forged"
+        lines[at] = rfc8785.dumps(record)
+        return lines, f"record {at} was changed"
+    if kind == "dropped":
+        del lines[at]
+        return lines, f"record {at} was dropped" if at < len(lines) else f"truncated: records {at} are missing"
+    if kind == "inserted":
+        record = {**json.loads(lines[at]), "number": "forged"}
+        lines.insert(at, rfc8785.dumps(record))
+        return lines, f"inserted before record {at}"
+    if kind == "moved":
+        lines[at], lines[other] = lines[other], lines[at]
+        return lines, "was moved"
+    del lines[at:]
+    return lines, "the log was truncated: records"
+
+
+KINDS = st.sampled_from(["changed", "dropped", "inserted", "moved", "truncated"])
+
+
+@SLOW
+@given(kind=KINDS, at=st.integers(0, 29), other=st.integers(0, 29), batch=st.sampled_from([1, 7]))
+def test_a_changed_dropped_inserted_moved_or_truncated_record_is_found_and_named(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, at: int, other: int, batch: int
+) -> None:
+    if kind == "moved" and at == other:
+        return
+    log = log_of(tmp_path_factory.mktemp("log"), 30, batch)
+    lines, said = tampered(list(log.lines()), kind, at, other)
+    log.path.write_bytes(b"".join(line + b"\n" for line in lines))
+    found = verify(log.path)
+    assert not found.ok
+    assert any(said in problem for problem in found.problems), (said, found.problems)
+    if kind == "truncated":
+        with pytest.raises(AuditError, match="not what was signed"):
+            AuditLog(log.path).append("on top")
+
+
+def test_tampering_with_the_stored_hashes_as_well_is_still_found(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 30)
+    lines, _ = tampered(list(log.lines()), "changed", 11, 0)
+    log.path.write_bytes(b"".join(line + b"\n" for line in lines))
+    log.hashes.unlink()
+    found = verify(log.path)
+    assert found.problems == ["something was done to the records 11 or before"]
+
+
+@pytest.mark.parametrize("tool", ["delete", "forge", "cut"])
+def test_checkpoints_that_are_gone_or_forged_are_a_problem_and_stop_the_writers(tmp_path: Path, tool: str) -> None:
+    log = log_of(tmp_path, 5)
+    text = log.checkpoints.read_text()
+    if tool == "delete":
+        log.checkpoints.unlink()
+    elif tool == "forge":
+        log.checkpoints.write_text(text.replace("\n5\n", "\n4\n"))
+    else:
+        log.checkpoints.write_text("")
+    assert not verify(log.path).ok
+    with pytest.raises(AuditError, match="start a new log"):
+        AuditLog(log.path).append("on top")
+
+
+def test_a_log_that_was_cut_back_with_its_checkpoints_is_found_by_a_checkpoint_kept_elsewhere(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 10)
+    early = [path.read_bytes() for path in files(log)]
+    log.append_all([("later", {"n": n}) for n in range(5)])
+    kept = verify(log.path).checkpoint
+    assert kept is not None
+    for path, data in zip(files(log), early, strict=True):
+        path.write_bytes(data)
+    assert verify(log.path).ok
+    assert verify(log.path, kept.text).problems == ["the log was truncated: records 10 to 14 are missing"]
+    AuditLog(log.path).append_all([("rewritten", {"n": n}) for n in range(9)])
+    assert verify(log.path).ok
+    assert "not those that the checkpoint kept elsewhere signed" in verify(log.path, kept.text).problems[0]
+
+
+def test_a_checkpoint_kept_elsewhere_holds_while_the_log_grows_and_another_logs_does_not(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 10)
+    kept = verify(log.path).checkpoint
+    assert kept is not None
+    log.append("more")
+    assert verify(log.path, kept.text).ok
+    (tmp_path / "other").mkdir()
+    other = log_of(tmp_path / "other", 10)
+    with pytest.raises(CheckpointError):
+        verify(other.path, kept.text)
+
+
+def test_verifying_names_a_log_that_is_not_there_and_one_without_its_key(tmp_path: Path) -> None:
+    assert verify(tmp_path / "audit.jsonl").notes == ["there is no log yet"]
+    log = log_of(tmp_path, 3)
+    log.key.with_suffix(".vkey").unlink()
+    assert not verify(log.path).ok
+
+
+# ---- proofs ----
+
+
+@SLOW
+@given(size=st.integers(1, 40), data=st.data())
+def test_a_proof_holds_without_the_log_and_no_other_record_fits_it(
+    tmp_path_factory: pytest.TempPathFactory, size: int, data: st.DataObject
+) -> None:
+    log = log_of(tmp_path_factory.mktemp("log"), size, batch=9)
+    sequence = data.draw(st.integers(0, size - 1))
+    proof = prove(log.path, sequence)
+    verifier = load_verifier(log.key)
+    record, note = check_proof(proof, verifier)
+    assert (record["number"], note.size) == (sequence, size)
+    raw = bytearray(proof.encode())
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        again, _ = check_proof(bytes(raw).decode("utf-8", "replace"), verifier)
+        assert again == record  # such as another spelling of the same base64
+    except CheckpointError:
+        pass
+
+
+def test_there_is_no_proof_of_a_record_that_is_not_there(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 3)
+    with pytest.raises(AuditError, match="no record 3"):
+        prove(log.path, 3)
+
+
+# ---- what others get ----
+
+
+def test_filters_find_by_time_run_user_outcome_and_rule(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
-    log.path.write_text("this is no record\n")
-    with pytest.raises(AuditError):
-        log.append("x")
-    assert log.path.read_text() == "this is no record\n"
+    log.append("decision", execution="a", sprint="s", rules=[{"id": "request.wall"}])
+    log.append("end", execution="a", sprint="s", outcome="oom")
+    log.append("network", execution="b", rule="network.host")
+    records = list(log.records())
+
+    def found(**wanted: str) -> list[int]:
+        return [record["seq"] for record in records if Wanted(**wanted).has(record)]  # type: ignore[arg-type]
+
+    assert found() == [0, 1, 2]
+    assert found(execution="a") == found(sprint="s") == [0, 1]
+    assert found(outcome="oom") == [1]
+    assert found(rule="request") == found(rule="request.wall") == [0]
+    assert found(rule="req") == []
+    assert found(rule="network.host") == [2]
+    assert found(user=str(os.getuid())) == [0, 1, 2]
+    assert found(user="nobody else") == []
+    assert Wanted(since=parse_since("1h")).has(records[0])
+    assert not Wanted(since=parse_since("2999-01-01")).has(records[0])
+    for wrong in ("yesterday", "", "5", "-3h"):
+        with pytest.raises(ValueError, match="not a moment"):
+            parse_since(wrong)
+
+
+def test_exports_are_lines_of_json_rows_without_formulas_and_ocsf_events(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("end", execution="=cmd|' /C calc'!A0", outcome="failed", message='x,\n"y"')
+    log.append("network", host="example.org", port=443, method="CONNECT", allow=False, rule="network.host", reason="r")
+    records = list(log.records())
+    assert [json.loads(line) for line in export(records, "jsonl")] == records
+    rows = list(csv.DictReader(io.StringIO("".join(export(records, "csv")))))
+    assert rows[0]["execution"].startswith("'=") and rows[0]["outcome"] == "failed"
+    for record in records:
+        event = ocsf(record)
+        assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
+        assert event["category_uid"] == event["class_uid"] // 1000
+        assert event["metadata"]["product"]["name"] == "labsandbox" and event["metadata"]["version"] == "1.3.0"
+        assert {"time", "severity_id", "actor"} <= event.keys() and event["unmapped"] == record
+        assert event["status_id"] == 2

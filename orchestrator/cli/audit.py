@@ -1,60 +1,230 @@
-"""`labsandbox audit`: what was decided, what ran, how it ended."""
+"""`labsandbox audit`: what was decided, what ran, how it ended, and whether anybody touched the record of it."""
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.table import Column, Table
 
 from orchestrator.cli import options
-from orchestrator.cli.terminal import console, one_line, print_json
-from policies.audit import AuditLog
+from orchestrator.cli.terminal import console, harmless, note, one_line, print_json
+from orchestrator.errors import UsageProblem
+from policies.audit import AuditError, AuditLog
+from policies.audit_check import Verification, check_proof, prove, verify
+from policies.audit_query import Format, Wanted, export, parse_since, what
+from policies.checkpoint import CheckpointError, Verifier, load_verifier
 from policies.state import audit_path
 
 app = typer.Typer(no_args_is_help=True, help="The audit log of every policy decision, start, limit and end.")
+
+Since = Annotated[str | None, typer.Option("--since", help='From then on: "2026-11-23", "2h", "7d".')]
+Execution = Annotated[str | None, typer.Option("--execution", help="Only this execution's.")]
+Sprint = Annotated[str | None, typer.Option("--sprint", help="Only this sprint's.")]
+User = Annotated[str | None, typer.Option("--user", help="Only this user's (name or uid).")]
+Outcome = Annotated[str | None, typer.Option("--outcome", help="Only with this outcome, such as oom.")]
+Rule = Annotated[str | None, typer.Option("--rule", help="Only where this rule spoke, such as network.host.")]
+Key = Annotated[
+    str | None, typer.Option("--key", help="A verifier key, or a file with one; default: this machine's log's.")
+]
 
 
 @app.command("log")
 def log(
     last: Annotated[int, typer.Option("--last", help="How many records; 0 for all.", min=0)] = 50,
-    execution: Annotated[str | None, typer.Option("--execution", help="Only this execution's.")] = None,
-    sprint: Annotated[str | None, typer.Option("--sprint", help="Only this sprint's.")] = None,
+    since: Since = None,
+    execution: Execution = None,
+    sprint: Sprint = None,
+    user: User = None,
+    outcome: Outcome = None,
+    rule: Rule = None,
     as_json: options.Json = False,
 ) -> None:
     """The records, oldest first."""
-    records = [record for record in AuditLog(audit_path()).records() if _wanted(record, execution, sprint)]
+    records = list(_records(_wanted(since, execution, sprint, user, outcome, rule)))
     records = records[-last:] if last else records
     if as_json:
         print_json(records)
         return
     table = Table("seq", Column("time (UTC)", no_wrap=True), "user", "event", Column("execution", no_wrap=True), "what")
     for record in records:
-        user = str(record.get("actor", {}).get("user", ""))
-        time = str(record.get("time"))[:19].replace("T", " ")
-        cells = (record.get("seq"), time, user, record.get("event"), record.get("execution") or "–")
-        table.add_row(*(one_line(str(cell)) for cell in cells), one_line(_what(record)))
+        name = str((record.get("actor") or {}).get("user", ""))
+        cells = (record.get("seq"), _moment(record), name, record.get("event"), record.get("execution") or "–")
+        table.add_row(*(one_line(str(cell)) for cell in cells), one_line(what(record)))
     console.print(table)
 
 
-def _wanted(record: dict[str, Any], execution: str | None, sprint: str | None) -> bool:
-    return (execution is None or record.get("execution") == execution) and (
-        sprint is None or record.get("sprint") == sprint
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="An execution's or sprint's id, or the beginning of one.")],
+    as_json: options.Json = False,
+) -> None:
+    """Everything about one execution or sprint, in order."""
+    records = list(_records(Wanted()))
+    ids = {str(record[key]) for record in records for key in ("execution", "sprint") if record.get(key)}
+    found = sorted(one for one in ids if name and one.startswith(name))
+    if name not in found and len(found) != 1:
+        reason = "no execution or sprint" if not found else f"{len(found)} executions or sprints"
+        raise UsageProblem(f"{reason} in the audit log begins with {name!r}")
+    wanted = name if name in found else found[0]
+    records = [record for record in records if wanted in (record.get("execution"), record.get("sprint"))]
+    if as_json:
+        print_json(records)
+        return
+    for record in records:
+        console.print(f"{record.get('seq')}  {_moment(record)}  {one_line(str(record.get('event')))}", style="bold")
+        rest = {key: value for key, value in record.items() if key not in _SHOWN}
+        text = yaml.safe_dump(rest, sort_keys=True, allow_unicode=False, width=110)
+        console.print("\n".join(f"    {line}" for line in harmless(text).splitlines()), soft_wrap=True)
+
+
+_SHOWN = {"seq", "time", "event", "schema"}
+
+
+@app.command("verify")
+def verify_log(
+    against: Annotated[
+        Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere.", show_default=False)
+    ] = None,
+    key: Key = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say whether the log is as it was signed; name what was changed, dropped, inserted or moved."""
+    kept = _read(against) if against is not None else None
+    try:
+        found = verify(audit_path(), kept, _verifier(key) if key is not None else None)
+    except CheckpointError as error:
+        raise UsageProblem(f"{against}: {error}") from None
+    if as_json:
+        size = found.checkpoint.size if found.checkpoint else None
+        root = found.checkpoint.root.hex() if found.checkpoint else None
+        said = {"ok": found.ok, "records": found.records, "checkpoint_size": size, "root": root}
+        print_json({**said, "problems": found.problems, "notes": found.notes})
+    else:
+        _show_verification(found, against)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _show_verification(found: Verification, against: Path | None) -> None:
+    for line in found.notes:
+        note(line)
+    for line in found.problems:
+        console.print(f"✗ {one_line(line)}", soft_wrap=True)
+    if found.ok and found.checkpoint is not None and found.verifier is not None:
+        console.print(
+            f"✓ {found.records} records, as signed by {one_line(found.verifier.name)} "
+            f"(root {found.checkpoint.root.hex()[:16]}…)",
+            soft_wrap=True,
+        )
+        if against is not None:
+            console.print("✓ the checkpoint kept elsewhere is of this log")
+        else:
+            note("whoever holds the log's key could have written it anew: --against a checkpoint kept elsewhere tells")
+
+
+@app.command("checkpoint")
+def checkpoint(
+    show_key: Annotated[bool, typer.Option("--key", help="Print the verifier key instead.")] = False,
+) -> None:
+    """Print the newest signed checkpoint, to be kept elsewhere."""
+    if show_key:
+        console.print(str(_verifier(None)), soft_wrap=True)
+        return
+    found = verify(audit_path())
+    if found.checkpoint is None or not found.ok:
+        raise AuditError((found.problems or found.notes or ["there is no log yet"])[0])
+    sys.stdout.write(found.checkpoint.text)
+
+
+@app.command("prove")
+def prove_record(
+    sequence: Annotated[int, typer.Argument(metavar="SEQ", help="The record's number.", min=0)],
+    out: Annotated[Path | None, typer.Option("--out", help="A file; default: standard output.")] = None,
+) -> None:
+    """Make a proof file that a record is in the log, to be checked without the log."""
+    try:
+        _write(out, [prove(audit_path(), sequence)])
+    except (AuditError, CheckpointError) as error:
+        raise UsageProblem(str(error)) from None
+
+
+@app.command("check")
+def check(proof: Annotated[Path, typer.Argument(help="A proof file.")], key: Key = None) -> None:
+    """Check a proof file, without the log."""
+    if key is None:
+        note("the key is that of this machine's log; give the one that you trust with --key")
+    try:
+        record, signed = check_proof(_read(proof), _verifier(key))
+    except CheckpointError as error:
+        console.print(f"✗ {one_line(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    console.print(
+        f"✓ record {record.get('seq')} of {signed.size} in the log {one_line(signed.origin)}:", soft_wrap=True
+    )
+    console.print(
+        harmless(yaml.safe_dump(record, sort_keys=True, allow_unicode=False, width=110)).rstrip(), soft_wrap=True
     )
 
 
-def _what(record: dict[str, Any]) -> str:
-    match record.get("event"):
-        case "decision":
-            verb = "allowed" if record.get("allow") else "denied"
-            rules = ", ".join(str(rule.get("id")) for rule in record.get("rules", []))
-            return f"{verb} under {record.get('policy', {}).get('name')}: {rules}"
-        case "start":
-            image = record.get("image") or {}
-            return f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
-        case "limit":
-            return f"{record.get('limit')} reached"
-        case "end":
-            return f"{record.get('outcome')}: {record.get('message')}"
-        case "sweep":
-            return f"removed {len(record.get('removed', []))} abandoned container(s)"
-        case _:
-            return ""
+@app.command("export")
+def export_log(
+    form: Annotated[Format, typer.Option("--format", help="ocsf: events for a SIEM.")] = "jsonl",
+    out: Annotated[Path | None, typer.Option("--out", help="A file; default: standard output.")] = None,
+    since: Since = None,
+    execution: Execution = None,
+    sprint: Sprint = None,
+    user: User = None,
+    outcome: Outcome = None,
+    rule: Rule = None,
+) -> None:
+    """The records for other programs."""
+    _write(out, export(_records(_wanted(since, execution, sprint, user, outcome, rule)), form))
+
+
+def _records(wanted: Wanted) -> Iterator[dict[str, Any]]:
+    return (record for record in AuditLog(audit_path()).records() if wanted.has(record))
+
+
+def _wanted(since: str | None, *others: str | None) -> Wanted:
+    try:
+        return Wanted(parse_since(since) if since is not None else None, *others)
+    except (ValueError, OverflowError) as error:
+        raise UsageProblem(f"--since: {error}") from None
+
+
+def _moment(record: dict[str, Any]) -> str:
+    return one_line(str(record.get("time"))[:19].replace("T", " "))
+
+
+def _verifier(key: str | None) -> Verifier:
+    try:
+        if key is None:
+            return load_verifier(AuditLog(audit_path()).key)
+        return Verifier.read(_read(Path(key)) if "+" not in key else key)
+    except CheckpointError as error:
+        raise UsageProblem(str(error)) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+
+
+def _write(out: Path | None, parts: Any) -> None:
+    """To a file that appears whole, or to standard output."""
+    if out is None:
+        for part in parts:
+            sys.stdout.write(part)
+        return
+    temporary = out.with_name(f".{out.name}.new")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(parts)
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageProblem(f"cannot write {out}: {error.strerror}") from None

@@ -1,0 +1,255 @@
+"""Verifies the audit log, and names what was done to it; proofs that a record is in it, which can be checked elsewhere.
+
+A log that is as it was signed needs only its lines hashed. Where the root differs, the stored hashes and the history of
+checkpoints tell which records were changed, dropped, inserted or moved. Proof files: C2SP tlog-proof@v1, with the
+record itself as extra data.
+"""
+
+import base64
+import binascii
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from policies.audit import AuditError, AuditLog, last_note
+from policies.checkpoint import Checkpoint, CheckpointError, Verifier, load_verifier
+from policies.merkle import HASH_BYTES, Frontier, frontier, inclusion_proof, leaf_hash, root_from_proof, stored_count
+from policies.merkle import stored_number as number_of
+
+_PROOF = "c2sp.org/tlog-proof@v1"
+_MAX_NAMED = 20
+_MAX_COMPARED = 5000  # records between the first and the last difference that are compared one by one
+
+
+@dataclass
+class Verification:
+    """What verifying found."""
+
+    records: int = 0
+    checkpoint: Checkpoint | None = None
+    verifier: Verifier | None = None
+    problems: list[str] = field(default_factory=list)
+    """What was done to the log, one line each; empty when it is as it was signed."""
+    notes: list[str] = field(default_factory=list)
+    """What is as it may be after a crash."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(path: Path, against: str | None = None, verifier: Verifier | None = None) -> Verification:
+    """Verifies the log at `path` with `verifier`, or the key beside it; and `against` a checkpoint kept elsewhere.
+
+    Raises AuditError when the log cannot be read at all, and CheckpointError for a checkpoint that is none.
+    """
+    log, found = AuditLog(path), Verification()
+    if not path.exists() and not log.checkpoints.exists() and against is None:
+        found.notes.append("there is no log yet")
+        return found
+    try:
+        found.verifier = verifier or load_verifier(log.key)
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        return found
+    anchor = Checkpoint.read(against) if against is not None else None
+    if anchor is not None:
+        anchor.verify(found.verifier)
+    found.checkpoint = _newest(log, found)
+    _compare(log, found, anchor)
+    return found
+
+
+def _newest(log: AuditLog, found: Verification) -> Checkpoint | None:
+    """The last checkpoint, if its signature holds."""
+    assert found.verifier is not None
+    data = log.checkpoints.read_bytes() if log.checkpoints.exists() else b""
+    note, rest = last_note(data)
+    if note is None:
+        found.problems.append("the log's checkpoints are gone")
+        return None
+    if rest:
+        found.notes.append("the last checkpoint is torn: a writer died, and the next one repairs it")
+    try:
+        note.verify(found.verifier)
+        return note
+    except CheckpointError as error:
+        found.problems.append(str(error))
+        return None
+
+
+def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None) -> None:
+    """Hashes every record, and compares the tree at the sizes that were signed."""
+    wanted = {note.size: b"" for note in (found.checkpoint, anchor) if note is not None}
+    tree = Frontier()
+    if 0 in wanted:
+        wanted[0] = tree.root()
+    for line in log.lines():
+        tree.append(leaf_hash(line))
+        if tree.size in wanted:
+            wanted[tree.size] = tree.root()
+    found.records = tree.size
+    if log.path.exists() and not _ends_with_newline(log.path):
+        found.notes.append("the last line is torn: a writer died, and the next one repairs it")
+    note = found.checkpoint
+    if note is not None and wanted[note.size] != note.root:
+        found.problems += list(_named(log, note, tree.size, found.verifier))
+    elif note is not None and tree.size > note.size:
+        found.notes.append(f"records {_span(note.size, tree.size)} await a checkpoint: a writer died, or is at work")
+    if anchor is not None and wanted[anchor.size] != anchor.root:
+        if tree.size < anchor.size:
+            found.problems.append(f"the log was truncated: records {_span(tree.size, anchor.size)} are missing")
+        else:
+            found.problems.append(
+                f"the first {anchor.size} records are not those that the checkpoint kept elsewhere signed"
+            )
+
+
+def _named(log: AuditLog, note: Checkpoint, size: int, verifier: Verifier | None) -> Iterator[str]:
+    """What was done to a log whose root is not the signed one."""
+    signed = _signed_leaves(log, note)
+    if signed is not None:
+        there = [leaf_hash(line) for line in log.lines()]
+        yield from _differences(signed, there)
+        return
+    low = 0
+    for earlier in _history(log):
+        if earlier.size > size or _root_at(log, earlier.size) != earlier.root:
+            yield f"something was done to the records {_span(low, max(earlier.size, low + 1))} or before"
+            return
+        low = earlier.size
+    yield f"the log is not what was signed up to record {note.size - 1}"
+
+
+def _signed_leaves(log: AuditLog, note: Checkpoint) -> list[bytes] | None:
+    """The hashes of the records as they were signed, from the stored hashes, if these are still the signed ones."""
+    try:
+        data = log.hashes.read_bytes()
+    except OSError:
+        return None
+
+    def stored(number: int) -> bytes:
+        return data[number * HASH_BYTES : (number + 1) * HASH_BYTES]
+
+    if len(data) < stored_count(note.size) * HASH_BYTES or frontier(note.size, stored).root() != note.root:
+        return None
+    leaves = [stored(number_of(0, index)) for index in range(note.size)]
+    tree = Frontier()
+    for leaf in leaves:
+        tree.append(leaf)
+    return leaves if tree.root() == note.root else None
+
+
+def _differences(signed: list[bytes], there: list[bytes]) -> Iterator[str]:
+    """Names changed, dropped, inserted and moved records, by the numbers that they were signed under."""
+    start = 0
+    while start < min(len(signed), len(there)) and signed[start] == there[start]:
+        start += 1
+    if start == len(there):
+        yield f"the log was truncated: records {_span(start, len(signed))} are missing"
+        return
+    end = 0
+    while end < min(len(signed), len(there)) - start and signed[-1 - end] == there[-1 - end]:
+        end += 1
+    before, after = signed[start : len(signed) - end], there[start : len(there) - end]
+    if max(len(before), len(after)) > _MAX_COMPARED:
+        yield f"records {_span(start, start + len(before))} were changed, or others put in their place"
+        return
+    was, lines = {leaf: start + n for n, leaf in enumerate(before)}, []
+    matcher = difflib.SequenceMatcher(a=before, b=after, autojunk=False)
+    for kind, a1, a2, b1, b2 in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        gone = [start + n for n in range(a1, a2) if before[n] not in after]
+        moved = [was[leaf] for leaf in after[b1:b2] if leaf in was]
+        new = sum(leaf not in was for leaf in after[b1:b2])
+        lines += [f"record {number} was moved" for number in moved]
+        changed = min(len(gone), new)
+        lines += [f"record {number} was changed" for number in gone[:changed]]
+        lines += [f"record {number} was dropped" for number in gone[changed:]]
+        if new > changed:
+            lines.append(f"{new - changed} record(s) were inserted before record {start + a2}")
+    yield from lines[:_MAX_NAMED]
+    if len(lines) > _MAX_NAMED:
+        yield f"and {len(lines) - _MAX_NAMED} more such records"
+
+
+def _history(log: AuditLog) -> Iterator[Checkpoint]:
+    """Every whole checkpoint, oldest first."""
+    text = log.checkpoints.read_text(errors="replace")
+    lines = text.split("\n")
+    for at in range(0, len(lines) - 5, 5):
+        try:
+            yield Checkpoint.read("\n".join(lines[at : at + 5]) + "\n")
+        except CheckpointError:
+            return
+
+
+def _root_at(log: AuditLog, size: int) -> bytes:
+    tree = Frontier()
+    for line in log.lines():
+        if tree.size == size:
+            break
+        tree.append(leaf_hash(line))
+    return tree.root()
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
+def _span(start: int, end: int) -> str:
+    return str(start) if end - start == 1 else f"{start} to {end - 1}"
+
+
+# ---- proofs ----
+
+
+def prove(path: Path, sequence: int) -> str:
+    """A proof file for one record. Raises AuditError, CheckpointError."""
+    log, found = AuditLog(path), Verification()
+    found.verifier = load_verifier(log.key)
+    note = _newest(log, found)
+    if note is None:
+        raise AuditError(found.problems[0])
+    if not 0 <= sequence < note.size:
+        raise AuditError(f"there is no record {sequence} under the newest checkpoint, which has {note.size} records")
+    line = next(line for number, line in enumerate(log.lines()) if number == sequence)
+    data = log.hashes.read_bytes()
+    steps = inclusion_proof(sequence, note.size, lambda n: data[n * HASH_BYTES : (n + 1) * HASH_BYTES])
+    if root_from_proof(leaf_hash(line), sequence, note.size, steps) != note.root:
+        raise AuditError("the log is not what was signed (labsandbox audit verify)")
+    body = [_PROOF, f"extra {_base64(line)}", f"index {sequence}", *map(_base64, steps), ""]
+    return "\n".join(body) + "\n" + note.text
+
+
+def check_proof(text: str, verifier: Verifier) -> tuple[dict[str, Any], Checkpoint]:
+    """The record that a proof file proves, and the checkpoint that it is under. Raises CheckpointError."""
+    head, _, note_text = text.partition("\n\n")
+    lines = head.split("\n")
+    note = Checkpoint.read(note_text)
+    note.verify(verifier)
+    try:
+        if lines[0] != _PROOF or not lines[1].startswith("extra ") or not lines[2].startswith("index "):
+            raise ValueError("not a proof of a record")
+        entry = base64.b64decode(lines[1].removeprefix("extra "), validate=True)
+        index = int(lines[2].removeprefix("index "))
+        steps = [base64.b64decode(line, validate=True) for line in lines[3:]]
+        root = root_from_proof(leaf_hash(entry), index, note.size, steps)
+        record = json.loads(entry)
+    except (ValueError, IndexError, binascii.Error) as error:
+        raise CheckpointError(f"the proof makes no sense: {error}") from None
+    if root != note.root or not isinstance(record, dict):
+        raise CheckpointError("the record is not in the log that the checkpoint signs")
+    return record, note
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,188 @@
+"""Which audit records are wanted, and how other programs get them: JSON lines, CSV, OCSF."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import rfc8785
+
+Record = dict[str, Any]
+Format = Literal["jsonl", "csv", "ocsf"]
+_AGO = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_COLUMNS = ("seq", "time", "event", "user", "uid", "execution", "sprint", "allow", "outcome", "rule", "what")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would calculate
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filter; what is None is not asked."""
+
+    since: datetime | None = None
+    execution: str | None = None
+    sprint: str | None = None
+    user: str | None = None
+    outcome: str | None = None
+    rule: str | None = None
+    """A rule's id, or the beginning of one up to a dot: `request` finds `request.wall`."""
+
+    def has(self, record: Record) -> bool:
+        """Whether the record is wanted."""
+        actor = record.get("actor") or {}
+        return (
+            (self.since is None or _time(record) >= self.since)
+            and self.execution in (None, record.get("execution"))
+            and self.sprint in (None, record.get("sprint"))
+            and self.user in (None, actor.get("user"), str(actor.get("uid")))
+            and self.outcome in (None, record.get("outcome"))
+            and (self.rule is None or any(_under(self.rule, rule) for rule in rules_of(record)))
+        )
+
+
+def parse_since(text: str) -> datetime:
+    """A moment from "2026-11-23", "2026-11-23T10:00" (UTC unless it says otherwise) or "2h". Raises ValueError."""
+    if match := re.fullmatch(r"(\d{1,6})([smhdw])", text):
+        return datetime.now(UTC) - timedelta(**{_AGO[match[2]]: int(match[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'not a moment: {text!r} (write "2026-11-23", "2026-11-23T10:00", "2h" or "7d")') from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def rules_of(record: Record) -> list[str]:
+    """Ids of the rules that a record names."""
+    ids = [str(rule.get("id")) for rule in record.get("rules") or [] if isinstance(rule, dict)]
+    return ids + ([str(record["rule"])] if record.get("rule") else [])
+
+
+def what(record: Record) -> str:
+    """A record's point in a few words."""
+    match record.get("event"):
+        case "decision":
+            verb = "allowed" if record.get("allow") else "denied"
+            return f"{verb} under {(record.get('policy') or {}).get('name')}: {', '.join(rules_of(record))}"
+        case "start":
+            image, wrong = record.get("image") or {}, record.get("deviations")
+            told = f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
+            return f"{told}, not as decided: {'; '.join(map(str, wrong))}" if wrong else told
+        case "dependencies":
+            return f"fetched {', '.join(str(line).split(' ')[0] for line in record.get('wheels') or [])}"
+        case "network":
+            verb = "allowed" if record.get("allow") else "refused"
+            where = f"{record.get('method')} {record.get('host')}:{record.get('port')}"
+            return f"{verb} {where} ({record.get('rule')}: {record.get('reason')})"
+        case "network-end":
+            return f"{record.get('host')}:{record.get('port')}, {record.get('bytes_up')} bytes up, {record.get('bytes_down')} down"
+        case "network-flood":
+            return f"refused {record.get('refused')} more requests"
+        case "limit":
+            return f"{record.get('limit')} reached"
+        case "end":
+            return f"{record.get('outcome')}: {record.get('message')}"
+        case "sweep":
+            return f"removed {len(record.get('removed') or [])} abandoned container(s)"
+        case "kill":
+            return "ended from outside"
+        case "log-repaired":
+            covered = f", covered records {record['unsigned']}" if record.get("unsigned") else ""
+            return f"cut {record.get('torn_bytes', 0)} bytes of a torn line{covered}"
+        case "log-adopted":
+            return f"{record.get('records')} records from before there were checkpoints"
+        case _:
+            return ""
+
+
+def export(records: Iterable[Record], form: Format) -> Iterator[str]:
+    """The records as text, part by part."""
+    if form == "csv":
+        yield from _csv(records)
+        return
+    for record in records:
+        shown = record if form == "jsonl" else ocsf(record)
+        yield rfc8785.dumps(shown).decode() + "\n"
+
+
+def _csv(records: Iterable[Record]) -> Iterator[str]:
+    yield ",".join(_COLUMNS) + "\r\n"
+    for record in records:
+        actor = record.get("actor") or {}
+        row = {**record, **actor, "rule": " ".join(rules_of(record)), "what": what(record)}
+        line = io.StringIO()
+        csv.writer(line).writerow([_cell(row.get(name)) for name in _COLUMNS])
+        yield line.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+# Open Cybersecurity Schema Framework 1.3: event → (category, class, activity).
+_SYSTEM, _NETWORK, _APPLICATION = 1, 4, 6
+_CLASSES = {
+    "decision": (_APPLICATION, 6003, 1),  # API Activity: Create, with its status
+    "start": (_APPLICATION, 6002, 3),  # Application Lifecycle: Start
+    "end": (_APPLICATION, 6002, 4),  # Stop
+    "kill": (_APPLICATION, 6002, 4),
+    "sweep": (_APPLICATION, 6002, 2),  # Remove
+    "dependencies": (_APPLICATION, 6002, 1),  # Install
+    "network": (_NETWORK, 4002, 99),  # HTTP Activity; the method is in the request
+    "network-end": (_NETWORK, 4001, 2),  # Network Activity: Close
+}
+
+
+def ocsf(record: Record) -> Record:
+    """One OCSF event; what OCSF has no place for is under `unmapped`, whole."""
+    event = str(record.get("event"))
+    category, kind, activity = _CLASSES.get(event, (_APPLICATION, 6002, 99))
+    actor = record.get("actor") or {}
+    good = record.get("allow", record.get("outcome") in (None, "completed"))
+    shown: Record = {
+        "category_uid": category,
+        "class_uid": kind,
+        "activity_id": activity,
+        "type_uid": kind * 100 + activity,
+        "time": round(_time(record).timestamp() * 1000),
+        "severity_id": 1 if good else 3,
+        "status_id": 1 if good else 2,
+        "message": what(record) or event,
+        "metadata": {
+            "version": "1.3.0",
+            "product": {"name": "labsandbox", "vendor_name": "labsandbox"},
+            "event_code": event,
+            "uid": str(record.get("seq")),
+            "correlation_uid": record.get("execution") or record.get("sprint"),
+        },
+        "actor": {"user": {"name": str(actor.get("user")), "uid": str(actor.get("uid"))}},
+        "unmapped": record,
+    }
+    if kind == 6002:
+        shown["app"] = {"name": "labsandbox", "vendor_name": "labsandbox"}
+    if kind == 6003:
+        shown["api"] = {"operation": "run experiment", "response": {"message": what(record)}}
+        shown["src_endpoint"] = {"name": "localhost"}
+    if category == _NETWORK:
+        shown["dst_endpoint"] = {
+            "hostname": record.get("host"),
+            "port": record.get("port"),
+            "ip": record.get("address"),
+        }
+        shown["traffic"] = {"bytes_out": record.get("bytes_up", 0), "bytes_in": record.get("bytes_down", 0)}
+    if kind == 4002:
+        shown["http_request"] = {"http_method": record.get("method")}
+    return shown
+
+
+def _time(record: Record) -> datetime:
+    try:
+        return datetime.fromisoformat(str(record.get("time")).replace("Z", "+00:00"))
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _under(wanted: str, rule: str) -> bool:
+    return rule == wanted or rule.startswith(f"{wanted}.")
