@@ -158,6 +158,7 @@ def _download(pins: str, source: _Source, total: int, cache: Path, progress: Pro
                 (folder / "pins.txt").unlink()
                 (folder / "tmp").rmdir()
                 folder.rename(target)
+    os.utime(target)  # used now: `labsandbox gc` removes what nobody has used for long
     size = _size(target)
     if size > total:
         raise PackagesUnavailable(

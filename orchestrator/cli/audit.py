@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.table import Column, Table
 
 from orchestrator.cli import options
 from orchestrator.cli.terminal import console, harmless, note, one_line, print_json
@@ -48,12 +47,18 @@ def log(
     if as_json:
         print_json(records)
         return
-    table = Table("seq", Column("time (UTC)", no_wrap=True), "user", "event", Column("execution", no_wrap=True), "what")
     for record in records:
-        name = str((record.get("actor") or {}).get("user", ""))
-        cells = (record.get("seq"), _moment(record), name, record.get("event"), record.get("execution") or "–")
-        table.add_row(*(one_line(str(cell)) for cell in cells), one_line(what(record)))
-    console.print(table)
+        name = (record.get("actor") or {}).get("user", "")
+        # Lines, not a table: they stay readable in a narrow terminal, and can be searched.
+        cells = (
+            record.get("seq"),
+            _moment(record),
+            name,
+            record.get("execution") or "–",
+            record.get("event"),
+            what(record),
+        )
+        console.print("  ".join(one_line(str(cell)) for cell in cells), soft_wrap=True)
 
 
 @app.command("show")

@@ -1,0 +1,231 @@
+"""Promises of an experiment's own packages: wheels only, under the policy, by hash, installed inside without a network.
+
+A real index on loopback, whose wheels are made here; real uv, pip and containers.
+"""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from executor.dependencies import fetch
+from executor.errors import PackagesUnavailable, SandboxUnavailable
+from executor.executor import Executor
+from executor.experiment import Experiment, Outcome
+from policies.decision import Request
+from policies.model import Dependencies, PartialLimits
+from tests.conftest import Bench
+
+
+def wheel(name: str, version: str, files: dict[str, str], requires: tuple[str, ...] = ()) -> tuple[str, bytes]:
+    """A wheel's file name and bytes."""
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {one}\n" for one in requires)
+    every = {
+        **files,
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "".join(f"{path},,\n" for path in files),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in every.items():
+            archive.writestr(path, text)
+    return f"{name}-{version}-py3-none-any.whl", buffer.getvalue()
+
+
+@dataclass
+class Index:
+    url: str
+    folder: Path
+    cache: Path
+    asked: list[str] = field(default_factory=list)
+
+    def terms(self, mode: str = "any", names: tuple[str, ...] = (), total: str = "10MiB") -> Dependencies:
+        return Dependencies.model_validate({"mode": mode, "names": names, "index": self.url, "total": total})
+
+
+PACKAGES = [
+    wheel("greeter", "1.0", {"greeter/__init__.py": "from helper import WORD\n__version__ = '1.0'\n"}, ("helper>=2",)),
+    wheel("helper", "2.1", {"helper.py": "WORD = 'hello'\n", "helper-2.1.data/purelib/more.py": "MORE = 1\n"}),
+    wheel("wantsnumpy", "1.0", {"wantsnumpy.py": "import numpy\n"}, ("numpy",)),
+    wheel("conflicting", "1.0", {"conflicting.py": ""}, ("numpy<1.0",)),
+    wheel("climber", "1.0", {"climber.py": "", "../../../../tmp/climbed": "out", "/tmp/absolute": "out"}),
+    wheel("large", "1.0", {"large.bin": "".join(chr(33 + n * 7919 % 90) for n in range(3_000_000))}),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    folder = tmp_path_factory.mktemp("index")
+    for name, data in PACKAGES:
+        page = folder / "simple" / name.split("-")[0]
+        page.mkdir(parents=True)
+        (page / name).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        (page / "index.html").write_text(f'<a href="{name}#sha256={digest}">{name}</a>')
+    source = folder / "simple" / "sourceonly"
+    source.mkdir()
+    (source / "sourceonly-1.0.tar.gz").write_bytes(b"setup.py would run")
+    (source / "index.html").write_text('<a href="sourceonly-1.0.tar.gz">sourceonly-1.0.tar.gz</a>')
+    held = folder / "simple" / "numpy"  # as an index lists it: the versions, and no wheel that could be fetched
+    held.mkdir()
+    from sandbox_images.lock import locked
+
+    (held / "index.html").write_text(
+        f'<a href="numpy-{locked()["numpy"]}-py3-none-any.whl#sha256={"0" * 64}">numpy</a>'
+    )
+    asked: list[str] = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, form: str, *arguments: object) -> None:
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/simple"
+    yield Index(url, folder, tmp_path_factory.mktemp("cache"), asked)
+    server.shutdown()
+    server.server_close()
+
+
+def run(bench: Bench, index: Index, code: str, terms: Dependencies | None = None, **asked: object):  # type: ignore[no-untyped-def]
+    policy = bench.policy.model_copy(update={"dependencies": terms or index.terms()})
+    executor = Executor(bench.backend, bench.audit, cache=index.cache)
+    request = Request(limits=PartialLimits.model_validate({"wall": "20s"}))
+    return executor.run(Experiment(code=code, **asked), policy, request, bench.sink)  # type: ignore[arg-type]
+
+
+def test_what_an_experiment_requires_is_there_with_what_that_requires_and_is_recorded_by_hash(
+    bench: Bench, index: Index
+) -> None:
+    code = "import greeter, more; print(greeter.WORD, greeter.__file__, more.MORE)"
+    execution = run(bench, index, code, requirements=("greeter>=1",))
+    assert execution.outcome is Outcome.COMPLETED, (execution.message, execution.stderr)
+    assert execution.stdout == "hello /run/packages/greeter/__init__.py 1\n"
+    digests = {name.split("-")[0]: hashlib.sha256(data).hexdigest() for name, data in PACKAGES}
+    assert execution.packages == [
+        f"greeter==1.0 --hash=sha256:{digests['greeter']}",
+        f"helper==2.1 --hash=sha256:{digests['helper']}",
+    ]
+    (record,) = [record for record in bench.audit.records() if record["event"] == "dependencies"]
+    assert (record["required"], record["wheels"]) == (["greeter>=1"], execution.packages)
+
+
+def test_an_import_that_the_sandbox_does_not_hold_is_fetched_as_well(bench: Bench, index: Index) -> None:
+    execution = run(bench, index, "import helper; print(helper.WORD)", imports=("helper", "json", "numpy"))
+    assert (execution.outcome, execution.stdout) == (Outcome.COMPLETED, "hello\n")
+
+
+def test_the_same_wheels_are_not_fetched_twice(bench: Bench, index: Index) -> None:
+    run(bench, index, "import helper", requirements=("helper",))
+    before = len(index.asked)
+    assert run(bench, index, "import helper", requirements=("helper",)).outcome is Outcome.COMPLETED
+    assert len(index.asked) == before
+
+
+def test_what_the_environment_holds_is_not_fetched_again(index: Index) -> None:
+    wheels = fetch(["wantsnumpy"], index.terms(), index.cache, print)
+    assert [path.name.split("-")[0] for path in wheels.files] == ["wantsnumpy"]
+    assert not any("numpy-" in path and path.endswith(".whl") for path in index.asked if "wantsnumpy" not in path)
+
+
+@pytest.mark.parametrize("name", ["sourceonly", "nonesuch", "conflicting", "greeter>=99", "greeter==1.0,==2.0"])
+def test_a_package_that_cannot_be_had_as_wheels_is_said_before_anything_starts(
+    bench: Bench, index: Index, name: str
+) -> None:
+    execution = run(bench, index, "print('ran')", requirements=(name,))
+    assert execution.outcome is Outcome.FAILED
+    assert name.split(">")[0].split("=")[0] in execution.message and "\n" not in execution.message
+    assert execution.started_at is None
+    assert "start" not in [record["event"] for record in bench.audit.records()]
+
+
+def test_packages_beyond_the_policys_size_are_refused(bench: Bench, index: Index) -> None:
+    execution = run(bench, index, "print('ran')", index.terms(total="1MiB"), requirements=("large",))
+    assert execution.outcome is Outcome.FAILED and "more than the policy's 1MiB" in execution.message
+
+
+def test_only_listed_packages_are_fetched_and_what_they_need_comes_with_them(bench: Bench, index: Index) -> None:
+    terms = index.terms("allowlist", ("greeter",))
+    assert run(bench, index, "import greeter", terms, requirements=("greeter",)).outcome is Outcome.COMPLETED
+    denied = run(bench, index, "import helper", terms, requirements=("helper",))
+    assert denied.outcome is Outcome.DENIED and "does not list helper" in denied.message
+    # An import is only a guess: one that is not listed denies nothing, and is simply not there.
+    guessed = run(bench, index, "import helper", terms, imports=("helper",))
+    assert guessed.outcome is Outcome.FAILED and "No module named 'helper'" in guessed.stderr
+
+
+def test_a_wheel_that_was_made_to_climb_out_stays_inside_the_container_and_its_folder(
+    bench: Bench, index: Index
+) -> None:
+    code = "import os\nprint([p for p in ('/tmp/climbed', '/tmp/absolute') if os.path.exists(p)], os.getuid())"
+    execution = run(bench, index, code, requirements=("climber",))
+    assert (execution.outcome, execution.stdout) == (Outcome.COMPLETED, "[] 65534\n")
+    assert not Path("/tmp/climbed").exists() and not Path("/tmp/absolute").exists()
+
+
+def test_packages_live_in_memory_and_may_be_changed_by_the_experiment_alone(bench: Bench, index: Index) -> None:
+    code = (
+        "import os\n"
+        "open('/run/packages/helper.py', 'a').write('X = 1\\n')\n"
+        "print(os.stat('/run/packages/helper.py').st_uid, os.path.exists('/run/labsandbox/wheels'))\n"
+    )
+    execution = run(bench, index, code, requirements=("helper",))
+    assert execution.stdout == "65534 False\n", execution.stderr
+    again = run(bench, index, "import helper; print(hasattr(helper, 'X'))", requirements=("helper",))
+    assert again.stdout == "False\n"
+
+
+def test_an_index_that_does_not_answer_is_infrastructure(bench: Bench, index: Index) -> None:
+    terms = index.terms().model_copy(update={"index": "http://127.0.0.1:9/simple"})
+    with pytest.raises(SandboxUnavailable, match="cannot be reached"):
+        run(bench, index, "print('ran')", terms, requirements=("helper>=2.0",))
+    assert [record["event"] for record in bench.audit.records()] == ["decision", "end"]
+
+
+def test_two_processes_that_want_the_same_wheels_at_once_both_get_them(index: Index, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from executor.dependencies import fetch\n"
+        "from policies.model import Dependencies\n"
+        "terms = Dependencies.model_validate({'mode': 'any', 'index': sys.argv[1], 'total': '10MiB'})\n"
+        "print(len(fetch(['greeter'], terms, Path(sys.argv[2]), lambda text: None).files))\n"
+    )
+    command = [sys.executable, "-c", program, index.url, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate(timeout=120)[0] for one in both] == ["2\n", "2\n"]
+    assert not [path for path in tmp_path.glob("*/.*") if path.is_dir()]
+
+
+def test_a_wheel_that_is_no_archive_is_refused(index: Index, tmp_path: Path) -> None:
+    broken = index.folder / "simple" / "broken"
+    broken.mkdir(exist_ok=True)
+    name, data = wheel("broken", "1.0", {"broken.py": ""})
+    (broken / name).write_bytes(data)
+    (broken / "index.html").write_text(f'<a href="{name}#sha256={hashlib.sha256(data).hexdigest()}">{name}</a>')
+    terms = index.terms()
+    (path,) = fetch(["broken"], terms, tmp_path, print).files
+    path.write_bytes(b"no archive")
+    with pytest.raises(PackagesUnavailable, match="no wheel"):
+        fetch(["broken"], terms, tmp_path, print)
+
+
+def test_the_hosts_variables_do_not_reach_the_tools_that_fetch(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_BINARY", ":all:")
+    monkeypatch.setenv("UV_INDEX_URL", "http://127.0.0.1:9/")
+    assert len(fetch(["helper"], index.terms(), tmp_path, print).files) == 1
+    assert json.dumps(dict(os.environ)).count("UV_INDEX_URL") == 1
