@@ -64,10 +64,15 @@ class Owner:
     def _dead(self) -> bool:
         if self.boot != _boot_id():
             return False  # another machine, or this one before a reboot: its deadline decides
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0
-        except psutil.NoSuchProcess:
-            return True
+        return not alive(self.pid, self.started)
+
+
+def alive(pid: int, started: float) -> bool:
+    """Whether the process that had this pid and started then (seconds since the epoch) is there still."""
+    try:
+        return abs(psutil.Process(pid).create_time() - started) <= 1.0
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _boot_id() -> str:

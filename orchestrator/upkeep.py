@@ -13,10 +13,13 @@ from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import every_backend
 from policies.audit import AuditLog
 from policies.state import audit_path, cache_dir, state_dir
+from results.store import unfinished
 from sandbox_images.wheels import leftovers
 
 _KEPT_SECONDS = 30 * 24 * 3600.0
 """For so long fetched packages are kept after they were last made or used."""
+_FINISHED_SECONDS = 24 * 3600.0
+"""Whatever was being written so long ago is not being written any more."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,21 @@ class Cleared:
     """What was removed."""
 
     containers: list[str]
-    folders: list[Path]
+    paths: list[Path]
 
 
-def clear() -> Cleared:
-    """Sweeps every backend, and removes unfinished downloads and packages that nobody used for a month."""
+def clear(results: Path) -> Cleared:
+    """Sweeps every backend, and removes unfinished files and downloads, and packages that nobody used for a month."""
     audit, containers = AuditLog(audit_path()), []
     for backend in every_backend(state_dir(), cache_dir()):
         containers += Executor(backend, audit).sweep()
-    folders = leftovers(cache_dir()) + _unused(cache_dir())
-    for folder in folders:
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+    paths = leftovers(cache_dir()) + _unused(cache_dir()) + unfinished(results, _FINISHED_SECONDS)
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            folder.unlink(missing_ok=True)
-    return Cleared(containers, folders)
+            path.unlink(missing_ok=True)
+    return Cleared(containers, paths)
 
 
 def _unused(cache: Path) -> list[Path]:

@@ -4,10 +4,12 @@ A file appears whole or not at all (temporary file, then rename), except the log
 run goes on and are readable at every moment. Nothing that is already there is ever overwritten by another run.
 """
 
+import contextlib
 import json
 import os
 import re
 import tempfile
+import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -189,6 +191,17 @@ class RunFolder:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def unfinished(results: Path, older_than: float) -> list[Path]:
+    """Files below `results` that somebody was writing `older_than` seconds ago or earlier, and never finished."""
+    found = []
+    for pattern in ("*/.*.????????", "*/artifacts/**/.part-*"):
+        for path in results.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > older_than and path.is_file() and not path.is_symlink():
+                    found.append(path)
+    return sorted(found)
 
 
 class ArtifactFile:

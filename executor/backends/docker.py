@@ -56,6 +56,7 @@ class DockerBackend:
 
     def __init__(self, image: str, runtime: str | None = None) -> None:
         self._image = image
+        self._undestroyed: set[str] = set()
         self._client = engine_client()
         self._info: dict[str, Any] = self._client.info()
         self.runtime = runtime or str(self._info.get("DefaultRuntime", "runc"))
@@ -118,6 +119,7 @@ class DockerBackend:
         return ImageRef(reference=self._image, digest=str(image.id))
 
     def create(self, spec: ContainerSpec) -> "DockerContainer":
+        self._destroy_again()
         limits = spec.limits
         api = self._client.api
         host_config = api.create_host_config(
@@ -145,13 +147,14 @@ class DockerBackend:
                 hostname="sandbox",
                 working_dir="/",
                 stdin_open=True,
+                stop_timeout=1,  # an engine that is stopped shall not wait for code that does not listen
                 labels=spec.owner.labels(),
                 name=f"{_NAME}{spec.execution_id}",
                 host_config=host_config,
             )
         except _ENGINE_ERRORS as error:
             raise InfrastructureError(f"the engine could not create the container: {one_line(error)}") from None
-        return DockerContainer(self._client, made["Id"])
+        return DockerContainer(self._client, made["Id"], self._undestroyed)
 
     def found(self) -> list[Found]:
         try:
@@ -163,11 +166,12 @@ class DockerBackend:
             owner = Owner.from_labels(one.get("Labels") or {})
             name = (one.get("Names") or ["/"])[0].removeprefix(f"/{_NAME}")
             if owner is not None:
-                container = DockerContainer(self._client, one["Id"])
+                container = DockerContainer(self._client, one["Id"], self._undestroyed)
                 every.append(Found(name, container, owner, running=one.get("State") == "running"))
         return every
 
     def sweep(self) -> list[str]:
+        self._destroy_again()
         removed = []
         with contextlib.suppress(SandboxUnavailable):
             for found in self.found():
@@ -175,6 +179,12 @@ class DockerBackend:
                     found.container.destroy()
                     removed.append(found.execution_id)
         return removed
+
+    def _destroy_again(self) -> None:
+        """Containers of this process that could not be destroyed while the engine was away."""
+        for container_id in list(self._undestroyed):
+            self._undestroyed.discard(container_id)
+            DockerContainer(self._client, container_id, self._undestroyed).destroy()
 
 
 def _control_group(spec: ContainerSpec) -> dict[str, Any]:
@@ -195,9 +205,10 @@ def _shm(limits: Limits) -> str:
 class DockerContainer:
     """One container of the engine."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str) -> None:
+    def __init__(self, client: docker.DockerClient, container_id: str, undestroyed: set[str]) -> None:
         self.id = container_id
         self._api = client.api
+        self._undestroyed = undestroyed
 
     def start(self) -> "AttachedConnection":
         try:
@@ -237,8 +248,12 @@ class DockerContainer:
             self._api.kill(self.id, "SIGKILL")
 
     def destroy(self) -> None:
-        with contextlib.suppress(*_ENGINE_ERRORS):
+        try:
             self._api.remove_container(self.id, force=True, v=True)
+        except docker.errors.NotFound:
+            pass  # gone already
+        except _ENGINE_ERRORS:
+            self._undestroyed.add(self.id)
 
     def _inspect(self) -> dict[str, Any]:
         try:

@@ -9,7 +9,6 @@ import os
 import selectors
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -21,7 +20,7 @@ from executor.backends.bundle import write_bundle
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
 from executor.observe import Cgroup, controllers, unified
-from executor.ownership import Owner
+from executor.ownership import Owner, alive
 from policies.decision import Capabilities
 from policies.model import Limits
 from sandbox_images.environment import Environment, environment
@@ -86,20 +85,21 @@ class OciBackend:
     def create(self, spec: ContainerSpec) -> "OciContainer":
         if self._environment is None:
             raise RuntimeError("prepare comes before create")
-        folder = self._bundles / spec.execution_id
-        container = self._container(spec.execution_id)
+        # Made under a name that says who makes it: whoever dies in the middle is told from one who is still at it.
+        unfinished = _private(self._bundles, spec.execution_id, spec.owner.pid, spec.owner.started)
         try:
             self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.mkdir(mode=0o700)
-            write_bundle(folder, spec, self._environment)
+            unfinished.mkdir(mode=0o700)
+            write_bundle(unfinished, spec, self._environment)
+            unfinished.rename(self._bundles / spec.execution_id)
         except OSError as error:
-            container.destroy()
+            shutil.rmtree(unfinished, ignore_errors=True)
             raise InfrastructureError(f"cannot write the container's bundle: {error}") from None
-        return container
+        return self._container(spec.execution_id)
 
     def found(self) -> list[Found]:
         every = []
-        for folder in sorted(self._bundles.glob("*")):
+        for folder in sorted(self._bundles.glob("[!.]*")):
             owner = _owner(folder)
             if owner is not None:
                 container = self._container(folder.name)
@@ -108,7 +108,10 @@ class OciBackend:
 
     def sweep(self) -> list[str]:
         removed = []
-        for folder in sorted(self._bundles.glob("*")):
+        for folder in self._bundles.glob(".*"):
+            if _unfinished(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted(self._bundles.glob("[!.]*")):
             if _abandoned(folder) and not _runtime_at_work(folder):
                 self._container(folder.name).destroy()
                 removed.append(folder.name)
@@ -181,7 +184,11 @@ class OciContainer:
                 group.remove()
             for left in self._root.glob(f"{self.id}*"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # First out of the way, whole: a bundle that lost only its config would say nothing of its owner.
+        leaving = _private(self._folder.parent, self.id, os.getpid(), psutil.Process().create_time())
+        with contextlib.suppress(FileNotFoundError):
+            self._folder.rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
 
     def _run(self, *arguments: str) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -237,13 +244,22 @@ def _runtime_at_work(folder: Path) -> bool:
 
 
 def _abandoned(folder: Path) -> bool:
-    """Whether its owner is gone. A bundle without a config was being written: given up when it is old."""
-    if (folder / "config.json").exists():
-        owner = _owner(folder)
-        return owner is not None and owner.abandoned()
-    with contextlib.suppress(OSError):
-        return time.time() - folder.stat().st_mtime > _COMMAND_TIMEOUT
-    return False
+    owner = _owner(folder)
+    return owner is not None and owner.abandoned()
+
+
+def _private(bundles: Path, name: str, pid: int, started: float) -> Path:
+    """A folder that only the process with this pid and start time is at work on; `_unfinished` reads it."""
+    return bundles / f".{name}.{pid}.{started}"
+
+
+def _unfinished(folder: Path) -> bool:
+    """Whether whoever was making this bundle is dead."""
+    try:
+        _, pid, started = folder.name[1:].split(".", 2)
+        return not alive(int(pid), float(started))
+    except ValueError:
+        return False
 
 
 def _last_line(log: Path) -> str:

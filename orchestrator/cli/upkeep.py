@@ -1,6 +1,7 @@
 """`labsandbox ps`, `kill` and `gc`: what runs on this machine, ending it, and clearing up."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,15 +48,15 @@ def kill(
     console.print(f"ended {ended.found.execution_id}")
 
 
-def gc(as_json: options.Json = False) -> None:
-    """Remove what crashed runs left: containers, unfinished downloads, packages unused for a month."""
-    cleared = upkeep.clear()
+def gc(results: options.Results = Path("results"), as_json: options.Json = False) -> None:
+    """Remove what crashed runs left: containers, unfinished files and downloads, packages unused for a month."""
+    cleared = upkeep.clear(results)
     if as_json:
-        print_json({"containers": cleared.containers, "folders": [str(path) for path in cleared.folders]})
+        print_json({"containers": cleared.containers, "paths": [str(path) for path in cleared.paths]})
         return
     for name in cleared.containers:
         console.print(f"removed container {name}")
-    for path in cleared.folders:
+    for path in cleared.paths:
         console.print(f"removed {path}", soft_wrap=True)
-    if not cleared.containers and not cleared.folders:
+    if not cleared.containers and not cleared.paths:
         console.print("nothing to remove")
