@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings a Debian machine to where labsandbox can run ("run") or be tested ("test"): system packages, a Docker engine
-# for the tests, a virtual environment. What is there already is left alone; without the rights or the package manager
+# and gVisor for the tests, a virtual environment. What is there already is left alone; without the rights or the package manager
 # to install what is missing, says exactly what that is and changes nothing.
 set -eu
 cd "$(dirname "$0")"
@@ -30,6 +30,7 @@ missing_packages() {
     fi
     if [ "$purpose" = test ]; then
         have mmdebstrap || echo mmdebstrap
+        have runsc || echo runsc
         have dockerd || engine_answers || echo docker.io
     fi
 }
@@ -61,6 +62,7 @@ install_packages() {
 }
 
 check_python() {
+    have python3 || return 0  # it is about to be installed, and checked again
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && return 0
     say "Python 3.11 or later is needed; python3 is $(python3 --version 2>&1)"
     exit 1
@@ -84,6 +86,38 @@ start_engine() {
     exit 1
 }
 
+# Makes gVisor known to a local engine as the runtime "runsc", where both are there and the engine does not know it.
+register_gvisor() {
+    [ -z "${DOCKER_HOST:-}" ] && have runsc && engine_answers || return 0
+    case "$(python3 - <<'PYTHON'
+import json, pathlib, shutil
+path = pathlib.Path("/etc/docker/daemon.json")
+try:
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    runtimes = settings.setdefault("runtimes", {})
+    if "runsc" in runtimes:
+        print("known")
+    else:
+        runtimes["runsc"] = {"path": shutil.which("runsc"), "runtimeArgs": ["--network=none"]}
+        path.parent.mkdir(exist_ok=True)
+        new = path.with_name("daemon.json.labsandbox")
+        new.write_text(json.dumps(settings, indent=2) + "\n")
+        new.replace(path)
+        print("added")
+except (OSError, ValueError) as error:
+    print(error)
+PYTHON
+)" in
+        known) ;;
+        added)
+            say "registered gVisor with the Docker engine as the runtime runsc (/etc/docker/daemon.json)"
+            engine=$(cat /var/run/docker.pid 2>/dev/null || true)
+            [ -n "$engine" ] && kill -HUP "$engine" && sleep 1
+            ;;
+        *) say "could not register gVisor with the engine; see https://gvisor.dev/docs/user_guide/quick_start/docker/" ;;
+    esac
+}
+
 install_python_packages() {
     extras=""
     [ "$purpose" = test ] && extras="[dev]"
@@ -96,7 +130,9 @@ install_python_packages() {
     : >"$stamp"
 }
 
+check_python
 install_packages
 check_python
 [ "$purpose" = run ] || start_engine
+register_gvisor
 install_python_packages

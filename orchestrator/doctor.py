@@ -12,6 +12,7 @@ from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
 from executor.errors import SandboxUnavailable
 from executor.observe import controllers
+from orchestrator.lab_setup import every_backend
 from policies.audit import AuditError
 from policies.audit_check import verify
 from policies.decision import Capabilities
@@ -37,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding, in the order in which they matter."""
-    return [*_system(), _oci(), *_docker(), *_own_files(), _gpu()]
+    return [*_system(), *_rootless(), _oci(), *_docker(), _gvisor(), *_own_files(), _gpu()]
 
 
 def can_run(findings: list[Finding]) -> bool:
@@ -63,6 +64,33 @@ def _system() -> Iterator[Finding]:
 
 def _v1_controllers() -> set[str]:
     return {line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+
+
+def _rootless() -> Iterator[Finding]:
+    """For a user without root: what a rootless engine needs to hold memory, processors and processes."""
+    if os.geteuid() == 0:
+        return
+    user = os.getuid()
+    group = Path(f"/sys/fs/cgroup/user.slice/user-{user}.slice/user@{user}.service/cgroup.controllers")
+    delegated = set(group.read_text().split()) if group.exists() else set()
+    absent = sorted({"memory", "cpu", "pids"} - delegated)
+    if not absent and shutil.which("newuidmap"):
+        detail = "control groups are delegated: a rootless engine at DOCKER_HOST can hold every limit"
+        yield Finding("without root", "ok", detail)
+    else:
+        lacks = [f"no delegation of {', '.join(absent)} (cgroup v2 with systemd)"] if absent else []
+        lacks += [] if shutil.which("newuidmap") else ["no newuidmap (package uidmap)"]
+        yield Finding("without root", "missing", "; ".join(lacks), "docs/security.md, Without root")
+
+
+def _gvisor() -> Finding:
+    """Whether policies that require `isolation: gvisor` can be served, and by which backends."""
+    if shutil.which("runsc") is None:
+        return Finding("gVisor", "missing", "runsc is not installed", "apt-get install runsc, then ./setup.sh run")
+    backends = [f"{one.name}" for one in every_backend(state_dir(), cache_dir()) if one.runtime.startswith("runsc")]
+    if not backends:
+        return Finding("gVisor", "missing", "runsc is installed, and no backend can use it", "run as root")
+    return Finding("gVisor", "ok", f"runsc, on {' and '.join(backends)} (--runtime runsc, or --policy gvisor)")
 
 
 def _oci() -> Finding:

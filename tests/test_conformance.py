@@ -72,6 +72,12 @@ def test_every_attack_has_a_promise_and_a_way_to_be_judged() -> None:
     assert all(promise.strip() for _, promise in promises().values())
 
 
+def test_the_security_document_lists_every_promise_as_it_is_tested() -> None:
+    text = (Path(__file__).parents[1] / "docs/security.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{name}` | {kind} | {promise} |" for name, (kind, promise) in promises().items()]
+
+
 # ---- sabotage ----
 
 Config = dict[str, Any]

@@ -6,6 +6,7 @@ Real kills, a real engine stopped and started, a real full disk, two real users.
 import fcntl
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -128,6 +129,7 @@ def engine(folder: Path) -> Iterator["Engine"]:
         yield made
     finally:
         made.stop()
+        made.clear()
 
 
 class Engine:
@@ -145,6 +147,7 @@ class Engine:
             f"{folder}/exec",
         ]
         self._command += ["--pidfile", f"{folder}/pid", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        self._folder = folder
         self._log = folder / "log"
 
     def start(self) -> None:
@@ -161,6 +164,14 @@ class Engine:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(60)
+
+    def clear(self) -> None:
+        """What an engine leaves mounted, and its data."""
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for point in sorted((point for point in points if point.startswith(str(self._folder))), reverse=True):
+            subprocess.run(["umount", "--lazy", point], check=False)
+        for name in ("data", "exec"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 def test_an_engine_that_is_stopped_in_the_middle_of_a_run_makes_it_infrastructure_and_leaves_nothing(
