@@ -103,10 +103,11 @@ class Executor:
             self._audit.append("sweep", backend=self.backend.name, removed=removed)
         return removed
 
-    def preflight(self, policy: Policy, request: Request) -> None:
+    def preflight(self, policy: Policy, request: Request) -> Decision:
         """Makes sure that an experiment could run under these terms, before anybody works on one.
 
-        Builds or finds the image. Raises RequestDenied (which the audit log keeps) or SandboxUnavailable.
+        Builds or finds the image, and returns the terms as they would be. Raises RequestDenied (which the audit log
+        keeps) or SandboxUnavailable.
         """
         capabilities = self.backend.capabilities()
         decision = decide(request, policy, capabilities, self._ceilings)
@@ -116,6 +117,7 @@ class Executor:
         if decision.limits.gpus > 0:
             raise SandboxUnavailable(_no_gpus(decision, capabilities))
         self.backend.prepare(self._progress)
+        return decision
 
     def run(
         self,

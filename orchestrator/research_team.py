@@ -14,6 +14,7 @@ from orchestrator.goal import check_goal
 from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.settings import Settings
 from orchestrator.sprint import Budgets, Progress, Silent, Sprint
+from policies.decision import Decision
 from policies.state import state_dir
 from results.store import RunFolder, Store
 
@@ -64,20 +65,20 @@ class AIResearchTeam:
         self._progress.note(lab.why)
         with self._connected() as connected:
             self._progress.note(connected.why)
-            lab.executor.preflight(lab.policy, lab.request)
+            terms = lab.executor.preflight(lab.policy, lab.request)
             setup_team(connected.client)
             with Store(self._results).new("sprint") as folder:
                 self._progress.note(f"results in {folder.path}")
-                summary = self._sprint(connected.client, lab, folder, goal).run(goal)
+                summary = self._sprint(connected.client, lab, terms, folder, goal).run(goal)
         self.sprint_log.append(summary)
         return summary
 
-    def _sprint(self, client: LumenbridgeClient, lab: Lab, folder: RunFolder, goal: str) -> Sprint:
+    def _sprint(self, client: LumenbridgeClient, lab: Lab, terms: Decision, folder: RunFolder, goal: str) -> Sprint:
         return Sprint(
             client,
             lambda experiment, sink: self._run_experiment(lab, experiment, sink, folder.id),
             folder,
-            sandbox_facts(lab.policy),
+            sandbox_facts(terms),
             self._progress,
             self._seed,
             self._budgets,

@@ -44,6 +44,11 @@ def backend_of(name: str, state: Path, image: str) -> Backend:
     return OciBackend(state, cache_dir(), runtime) if kind == "oci" else DockerBackend(image, runtime)
 
 
+def own_containers(backend: Backend) -> list[str]:
+    """An engine may have others' containers too."""
+    return [found.execution_id for found in backend.found() if found.owner.pid == os.getpid()]
+
+
 def executor_of(backend: Backend, state: Path) -> tuple[Executor, Any]:
     policy = load_policy("gvisor" if backend.capabilities().isolation == "gvisor" else "default")
     return Executor(backend, AuditLog(state / "audit.jsonl")), policy
@@ -62,7 +67,7 @@ def test_every_attack_is_held(name: str, own_state: Path, cpu_image: str) -> Non
     findings = list(run_suite(executor, policy))
     assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
     assert len(findings) >= 60
-    assert backend.found() == []
+    assert own_containers(backend) == []
 
 
 def test_every_attack_has_a_promise_and_a_way_to_be_judged() -> None:
@@ -424,7 +429,7 @@ def test_a_container_that_is_not_as_decided_is_refused_before_anything_runs_in_i
     assert execution.outcome is Outcome.INFRASTRUCTURE
     assert re.search(said, execution.message), execution.message
     assert execution.started_at is None and execution.stdout == ""
-    assert backend.found() == []
+    assert own_containers(backend) == []
 
 
 def test_a_process_that_shares_the_hosts_namespaces_or_is_no_gvisor_is_told_from_one_that_does_not() -> None:

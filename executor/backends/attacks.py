@@ -799,14 +799,14 @@ def daemon() -> None:
 @assault
 def orphans() -> None:
     """Neither do many of them, that keep on forking."""
-    for _ in range(4):
+    for _ in range(3):
         if os.fork() == 0:
             os.setsid()
             while True:
                 with suppress(OSError):
                     if os.fork():
                         os._exit(0)
-                time.sleep(0.02)
+                time.sleep(0.05)
     print("done", flush=True)
 
 
@@ -908,7 +908,7 @@ def changing_while_read() -> None:
 @assault
 def zombies() -> None:
     """Children that nobody waits for are cleared away."""
-    for _ in range(40):
+    for _ in range(12):
         with suppress(OSError):
             if os.fork() == 0:
                 if os.fork() == 0:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused
-from policies.model import Policy
+from policies.decision import Decision
 from policies.units import format_bytes, format_seconds
 from sandbox_images.lock import locked
 
@@ -99,11 +99,17 @@ def _set_up(client: LumenbridgeClient, role: Role, present: bool) -> Done:
     return "updated"
 
 
-def sandbox_facts(policy: Policy) -> str:
-    """What the code will find, for a prompt: limits and packages."""
-    limits = policy.limits
+def sandbox_facts(terms: Decision) -> str:
+    """What the code will find, for a prompt: limits as they will hold, network and packages."""
+    limits = terms.limits
     packages = ", ".join(f"{name} {locked()[name]}" for name in ("torch", "numpy", "scikit-learn", "matplotlib"))
+    network = f"HTTP(S) to {', '.join(terms.network.hosts)} alone" if terms.network.hosts else "no network"
+    more = {
+        "deny": "Nothing else can be installed.",
+        "allowlist": f"These can be had as well, by importing them: {', '.join(terms.dependencies.names)}.",
+        "any": "Other pure or prebuilt packages are there when the code imports them; never call pip.",
+    }[terms.dependencies.mode]
     return (
         f"Limits: {format_seconds(limits.wall)} of wall clock, {limits.cpus:g} CPU cores, {format_bytes(limits.memory)} of "
-        f"memory, {policy.gpus_unasked} GPUs, no network. Packages: {packages}.\n{_SANDBOX}"
+        f"memory, {limits.gpus} GPUs, {network}. Packages: {packages}. {more}\n{_SANDBOX}"
     )

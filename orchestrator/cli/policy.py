@@ -8,7 +8,7 @@ from rich.table import Table
 
 from orchestrator.cli import options
 from orchestrator.cli.terminal import console, print_json
-from policies.merge import box_ceilings, stricter
+from policies.merge import box_ceilings, terms_here
 from policies.model import built_in_policies, load_policy
 
 app = typer.Typer(no_args_is_help=True, help="Policies: what an experiment may use.")
@@ -33,14 +33,12 @@ def show_policy(
 ) -> None:
     """A policy as it holds on this box: lowered to the box's ceiling, with its digest."""
     policy = load_policy(name)
-    limits = policy.limits
-    for ceiling in box_ceilings():
-        limits = stricter(limits, ceiling.limits)
-    shown = policy.model_copy(update={"limits": limits}).model_dump(mode="json")
+    here = terms_here(policy, box_ceilings())
+    shown = here.model_dump(mode="json")
     if as_json:
         print_json({**shown, "sha256": policy.sha256})
         return
     console.print(yaml.safe_dump(shown, sort_keys=False).rstrip())
-    console.print(f"# sha256 of the policy itself: {policy.sha256}")
-    if limits != policy.limits:
-        console.print("# some limits are lowered by this box's ceiling")
+    console.print(f"# sha256 of the policy itself: {policy.sha256}", soft_wrap=True)
+    if here != policy:
+        console.print("# some terms are tightened by this box's ceiling")

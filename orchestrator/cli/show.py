@@ -17,6 +17,8 @@ def show_execution(execution: Execution, folder: Path | None) -> None:
     note(f"{execution.outcome.value}: {execution.message} ({seconds}, {execution.backend}/{execution.runtime})")
     if (peak := execution.usage.peak_memory_bytes) is not None:
         note(f"used {execution.usage.cpu_s or 0:.1f} s of CPU, at most {format_mib(peak)} of memory")
+    for reason in execution.watched.values():
+        note(f"best effort: {reason}")
     if execution.artifacts:
         note(f"{len(execution.artifacts)} artifact(s), {format_mib(sum(a.bytes for a in execution.artifacts))}")
     for line in execution.artifacts_skipped[:5]:
