@@ -10,7 +10,6 @@ What a listed host does with what it is sent cannot be controlled: list hosts th
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import struct
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 
 import h11
 
+from executor.allowlist import AllowList, Refused, is_address, join_authority, split_authority
 from executor.channel import Channel, frame
 from executor.errors import ChannelError
 from executor.tls import HelloError, server_name
@@ -33,7 +33,6 @@ WINDOW = 1 << 18
 """Bytes of one tunnel under way in each direction, as in runner.py."""
 _HEAD = 16 * 1024
 _CHUNK = 65536
-_NAT64 = ipaddress.ip_network("64:ff9b::/32")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 # RFC 9110, 7.6.1: these are for one hop. Upgrade among them, so that no request becomes something else.
 _HOP = frozenset(
@@ -54,14 +53,6 @@ Record = Callable[..., object]
 Resolve = Callable[[str, int], list[str]]
 
 
-class Refused(Exception):
-    """A request that is not let through: the rule, and the reason in a few words."""
-
-    def __init__(self, rule: str, reason: str) -> None:
-        super().__init__(reason)
-        self.rule, self.reason = rule, reason
-
-
 @dataclass
 class Request:
     """What is known of one connection's request, for the audit record."""
@@ -79,49 +70,6 @@ class Request:
 def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name, as the host's resolver gives them. Raises OSError."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
-class AllowList:
-    """Which destinations may be reached: a pure judgement on parsed bytes."""
-
-    def __init__(self, hosts: Iterable[str]) -> None:
-        self._hosts = frozenset(hosts)
-
-    def name(self, authority: str, default_port: int | None = None) -> tuple[str, int]:
-        """Host and port of `authority` if they are listed. Raises Refused."""
-        host, port = split_authority(authority, default_port)
-        if join_authority(host, port) not in self._hosts:
-            raise Refused("network.host", f"{join_authority(host, port)} is not listed")
-        return host, port
-
-    def address(self, text: str, port: int) -> str:
-        """`text` if that address may be dialled: a public one, or one that is listed itself. Raises Refused."""
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address):
-            address = address.ipv4_mapped or address
-        public = address.is_global and not address.is_multicast
-        if isinstance(address, ipaddress.IPv6Address):  # these carry an address of version 4 that a gateway would dial
-            public = public and address.sixtofour is None and address.teredo is None and address not in _NAT64
-        if not public and join_authority(str(address), port) not in self._hosts:
-            raise Refused("network.address", f"the name leads to {address}, which is not a public address")
-        return str(address)
-
-
-def split_authority(authority: str, default_port: int | None = None) -> tuple[str, int]:
-    """Lower-case host without a trailing dot, and port. Raises Refused for what is no such thing."""
-    host, colon, port = authority.rpartition(":")
-    if not colon or authority.endswith("]"):
-        host, port = authority, str(default_port or "")
-    host = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
-    plain = host.replace("-", "").replace(".", "").replace(":", "").isalnum() and host.isascii()
-    if not plain or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise Refused("network.request", "no host and port")
-    return host, int(port)
-
-
-def join_authority(host: str, port: int) -> str:
-    """As policies write it: an address of version 6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Egress:
@@ -220,7 +168,7 @@ class Egress:
             await tunnel.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             request.established = True
             hello = await _client_hello(tunnel, inner.trailing_data[0])
-            if hello.name != (None if _is_address(host) else host):  # RFC 6066: an address is no server name
+            if hello.name != (None if is_address(host) else host):  # RFC 6066: an address is no server name
                 raise Refused("network.sni", f"TLS for {hello.name or 'no name'} in a tunnel to {host}")
             return Proxied(await self._dial(request), hello.data)
         if head.method not in _METHODS or not target.lower().startswith("http://"):
@@ -388,13 +336,6 @@ async def _client_hello(tunnel: Tunnel, data: bytes) -> _Hello:
         if not more:
             raise Refused("network.tls", "the tunnel ended before its ClientHello did")
         data += more
-
-
-def _is_address(host: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(host))
-    except ValueError:
-        return False
 
 
 def _told(authority: str, default_port: int) -> tuple[str, int]:

@@ -4,15 +4,13 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from executor.backends.base import Backend, Container, ContainerSpec, Progress
 from executor.channel import Channel, opening
-from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation, Report
-from executor.dependencies import Wheels, fetch
+from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation
+from executor.dependencies import fetch
 from executor.egress import Egress, Resolve, resolve
 from executor.errors import (
     ExecutorError,
@@ -21,22 +19,12 @@ from executor.errors import (
     RequestDenied,
     SandboxUnavailable,
 )
-from executor.experiment import (
-    AuditRef,
-    Execution,
-    Experiment,
-    ImageRef,
-    Limit,
-    Outcome,
-    PolicyRef,
-    Sink,
-    Timings,
-    Usage,
-)
+from executor.experiment import AuditRef, Execution, Experiment, Outcome, Sink
 from executor.job import job_of, library
 from executor.limits import check, table
 from executor.ownership import Owner
 from executor.posture import posture_of
+from executor.run import Run, execution_of, limits_hit
 from executor.verdict import judge
 from executor.watchdog import INTERVAL, Watchdog
 from policies.audit import AuditLog
@@ -48,33 +36,6 @@ from sandbox_images.lock import unmet, unmet_imports
 
 _MAX_SAMPLES = 600
 _T = TypeVar("_T")
-
-
-@dataclass
-class _Run:
-    """What is known of a run so far; the record of it is made from this whatever happens."""
-
-    id: str
-    sprint: str | None
-    experiment: Experiment
-    environment: tuple[str, ...]
-    """NAME=value pairs that the policy adds."""
-    decision: Decision
-    capabilities: Capabilities
-    packages: tuple[str, ...]
-    """Requirements that the sandbox does not hold and the policy lets us fetch."""
-    first_record: int
-    limits: dict[str, Limit]
-    image: ImageRef | None = None
-    wheels: Wheels = field(default_factory=Wheels)
-    report: Report = field(default_factory=Report)
-    usage: Usage = field(default_factory=Usage)
-    samples: list[dict[str, float]] = field(default_factory=list)
-    oom: bool = False
-    pids_refused: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    failure: str | None = None
-    """Why it is infrastructure's fault, when it is."""
 
 
 class Executor:
@@ -159,7 +120,7 @@ class Executor:
         crowded = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
         return self._close(run, *judge(run.report, run.oom, crowded, run.failure, run.decision.limits))
 
-    def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> _Run:
+    def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> Run:
         packages = self._packages(experiment, policy)
         request = request.model_copy(update={"unmet_requirements": packages})
         capabilities = self.backend.capabilities()
@@ -171,7 +132,7 @@ class Executor:
         )
         limits = table(decision, request.limits.given(), {}, capabilities.isolation)
         environment = policy.environment
-        return _Run(run_id, sprint, experiment, environment, decision, capabilities, packages, sequence, limits)
+        return Run(run_id, sprint, experiment, environment, decision, capabilities, packages, sequence, limits)
 
     def _packages(self, experiment: Experiment, policy: Policy) -> tuple[str, ...]:
         """What is required and not held; and what is imported and not held, as far as the policy fetches such things.
@@ -184,7 +145,7 @@ class Executor:
         wanted = guessed if terms.mode == "any" else [name for name in guessed if name in terms.names]
         return (*required, *wanted)
 
-    def _prepare(self, run: _Run) -> None:
+    def _prepare(self, run: Run) -> None:
         """Finds or makes the image, and fetches the packages. Raises SandboxUnavailable, PackagesUnavailable."""
         run.image = self.backend.prepare(self._progress)
         if not run.packages:
@@ -198,7 +159,7 @@ class Executor:
             size = run.wheels.unpacked_bytes >> 20
             raise PackagesUnavailable(f"the packages take {size} MiB in memory, more than half of its limit")
 
-    def _note(self, run: _Run, event: str, **fields: Any) -> int:
+    def _note(self, run: Run, event: str, **fields: Any) -> int:
         """A record of this run's in the audit log."""
         return self._audit.append(event, execution=run.id, sprint=run.sprint, **fields)
 
@@ -221,7 +182,7 @@ class Executor:
             **about,
         )
 
-    def _in_container(self, run: _Run, sink: Sink) -> None:
+    def _in_container(self, run: Run, sink: Sink) -> None:
         assert run.image is not None
         lifetime = run.decision.limits.wall + 2 * START_GRACE + 2 * COLLECT_GRACE
         spec = ContainerSpec(
@@ -246,7 +207,7 @@ class Executor:
         finally:
             self._timed(run, "destroy_s", container.destroy)
 
-    def _talk(self, run: _Run, container: Container, channel: Channel, sink: Sink, began: float) -> None:
+    def _talk(self, run: Run, container: Container, channel: Channel, sink: Sink, began: float) -> None:
         egress = None
         if hosts := run.decision.network.hosts:
             egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about), self._resolve)
@@ -263,7 +224,7 @@ class Executor:
             if egress is not None:
                 egress.close()
 
-    def _start(self, run: _Run, container: Container, talk: Conversation, began: float) -> None:
+    def _start(self, run: Run, container: Container, talk: Conversation, began: float) -> None:
         job = job_of(run.experiment, run.decision, run.environment)
         files = library(network=bool(run.decision.network.hosts))
         greeting = talk.hello(opening(job, run.experiment.code, files, run.wheels.files))
@@ -271,7 +232,7 @@ class Executor:
         talk.go()
         run.seconds["start_s"] = time.monotonic() - began
 
-    def _inspect(self, run: _Run, container: Container, greeting: dict[str, Any]) -> None:
+    def _inspect(self, run: Run, container: Container, greeting: dict[str, Any]) -> None:
         """Compares the live container with the decision. Raises InfrastructureError, and then nothing runs in it."""
         isolation = run.capabilities.isolation
         posture = posture_of(container, greeting, isolation)
@@ -290,7 +251,7 @@ class Executor:
             raise InfrastructureError(f"the container is not as decided: {'; '.join(posture.deviations[:5])}")
         check(run.limits, posture.limits, run.decision.watched, isolation)
 
-    def _listen(self, run: _Run, container: Container, talk: Conversation) -> None:
+    def _listen(self, run: Run, container: Container, talk: Conversation) -> None:
         group = container.group()
         pid = container.pid()
         watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
@@ -313,7 +274,7 @@ class Executor:
             talk.stop("cancelled")
             talk.listen(tick, every)
 
-    def _read_end(self, run: _Run, container: Container) -> None:
+    def _read_end(self, run: Run, container: Container) -> None:
         """Reads the control group while it is still there."""
         group = container.group()
         if group is not None:
@@ -324,17 +285,17 @@ class Executor:
             run.pids_refused = group.pids_refused()
         run.oom = run.oom or container.oom_killed()
 
-    def _timed(self, run: _Run, name: str, work: Callable[[], _T]) -> _T:
+    def _timed(self, run: Run, name: str, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
         try:
             return work()
         finally:
             run.seconds[name] = time.monotonic() - began
 
-    def _close(self, run: _Run, outcome: Outcome, message: str) -> Execution:
+    def _close(self, run: Run, outcome: Outcome, message: str) -> Execution:
         """The last audit record and the execution's own."""
         report = run.report
-        for hit in _limits_hit(run):
+        for hit in limits_hit(run):
             effective = getattr(run.decision.limits, hit)
             self._note(run, "limit", limit=hit, effective=effective, outcome=outcome.value)
         last = self._note(
@@ -348,57 +309,12 @@ class Executor:
             output_bytes={"stdout": report.out.total, "stderr": report.err.total},
             artifacts=len(report.artifacts),
         )
-        timings = {**run.seconds, "run_s": report.run_s, "collect_s": report.collect_s}
-        return Execution(
-            execution_id=run.id,
-            outcome=outcome,
-            success=outcome is Outcome.COMPLETED,
-            returncode=report.returncode,
-            signal=report.signal,
-            message=message,
-            stdout=report.out.text(),
-            stderr=report.err.text(),
-            stdout_dropped_bytes=report.dropped["stdout"],
-            stderr_dropped_bytes=report.dropped["stderr"],
-            started_at=report.started_at,
-            ended_at=datetime.now(UTC),
-            timings=Timings(**{name: round(value, 4) for name, value in timings.items()}),
-            limits=run.limits,
-            usage=run.usage,
-            metrics=[*report.plans_and_runs, *report.last_metrics.values()],
-            metrics_total=report.metrics_total,
-            metrics_rejected=report.metrics_rejected,
-            artifacts=report.artifacts,
-            artifacts_skipped=report.skipped,
-            policy=PolicyRef(name=run.decision.policy, sha256=run.decision.policy_sha256),
-            image=run.image,
-            packages=list(run.wheels.lock),
-            backend=self.backend.name,
-            runtime=self.backend.runtime,
-            isolation=run.capabilities.isolation,
-            watched=run.decision.watched,
-            audit=AuditRef(first=run.first_record, last=last),
-        )
-
-
-_LIMIT_OF_END = {
-    "timeout": "wall",
-    "output_limit": "output",
-    "metrics_limit": "metrics",
-    "watched_memory": "memory",
-    "watched_pids": "pids",
-}
-
-
-def _limits_hit(run: _Run) -> list[str]:
-    """The limits that the run ran into, whether or not they ended it."""
-    hit = {_LIMIT_OF_END.get(run.report.ended), "memory" if run.oom else None, "pids" if run.pids_refused else None}
-    return sorted(name for name in hit if name is not None)
+        return execution_of(run, outcome, message, AuditRef(first=run.first_record, last=last))
 
 
 def _no_gpus(decision: Decision, capabilities: Capabilities) -> str:
     return f"asked for {decision.limits.gpus} GPU(s): {capabilities.gpus_why}"
 
 
-def _requested(run: _Run) -> dict[str, float]:
+def _requested(run: Run) -> dict[str, float]:
     return {name: limit.requested for name, limit in run.limits.items() if limit.requested is not None}

@@ -23,7 +23,7 @@ from results.analysis import Analysis, analyse
 from results.curves import draw_curves
 from results.metrics import read_records
 from results.store import SUMMARY, RunFolder
-from sandbox_images.lock import locked_requirements, requirements_text
+from sandbox_images.lock import locked_requirements, requirements_text, stated_requirements
 
 SCHEMA = "labsandbox.sprint/1"
 _PERSPECTIVES = 0.6
@@ -181,7 +181,9 @@ class Sprint:
             phase["execution"] = {"stdout": "", "stderr": "", "returncode": None, "success": False, "error": error}
             return None
         self._write()
-        experiment = Experiment(code=code, seed=self._seed, imports=needed_imports(report))
+        stated = stated_requirements(answer.dependencies, report.imports)
+        needed = needed_imports(report)
+        experiment = Experiment(code=code, seed=self._seed, requirements=stated, imports=needed)
         execution = self._run_experiment(experiment, self._folder)
         self._folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
         self._folder.close()

@@ -16,8 +16,16 @@ from typing import Any
 
 from policies.audit import AuditError, AuditLog, last_note
 from policies.checkpoint import Checkpoint, CheckpointError, Verifier, load_verifier
-from policies.merkle import HASH_BYTES, Frontier, frontier, inclusion_proof, leaf_hash, root_from_proof, stored_count
-from policies.merkle import stored_number as number_of
+from policies.merkle import (
+    HASH_BYTES,
+    Frontier,
+    frontier,
+    inclusion_proof,
+    leaf_hash,
+    root_from_proof,
+    stored_count,
+    stored_number,
+)
 
 _PROOF = "c2sp.org/tlog-proof@v1"
 _MAX_NAMED = 20
@@ -136,7 +144,7 @@ def _signed_leaves(log: AuditLog, note: Checkpoint) -> list[bytes] | None:
 
     if len(data) < stored_count(note.size) * HASH_BYTES or frontier(note.size, stored).root() != note.root:
         return None
-    leaves = [stored(number_of(0, index)) for index in range(note.size)]
+    leaves = [stored(stored_number(0, index)) for index in range(note.size)]
     tree = Frontier()
     for leaf in leaves:
         tree.append(leaf)

@@ -51,9 +51,6 @@ class Frontier:
             total = node_hash(left, total)
         return total
 
-    def copy(self) -> "Frontier":
-        return Frontier(self.size, self._roots)
-
 
 def stored_number(level: int, index: int) -> int:
     """Where the node at `level` (0: leaves) and `index` is in the stored order."""

@@ -82,3 +82,21 @@ def unmet_imports(imports: Iterable[str], requirements: Iterable[str], flavour: 
     named = {canonicalize_name(Requirement(text).name) for text in requirements}
     wanted = {name for module in imports if (name := distribution_of(module))}
     return sorted(wanted - locked(flavour).keys() - named)
+
+
+def stated_requirements(stated: Iterable[str], imports: Iterable[str], flavour: str = "cpu") -> tuple[str, ...]:
+    """Of what an agent says that its code needs, that which can be believed: well-formed, imported, not held already.
+
+    Agents list packages that the code never imports, under names that no index knows, with pins of another year.
+    """
+    wanted = {distribution_of(module) for module in imports} - locked(flavour).keys()
+    found = {}
+    for text in stated:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        name = canonicalize_name(requirement.name)
+        if name in wanted and not requirement.url and len(text) <= 200:
+            found[name] = text
+    return tuple(found[name] for name in sorted(found))[:50]

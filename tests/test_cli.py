@@ -49,7 +49,8 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_version_and_help_answer(here: Path) -> None:
     assert labsandbox("--version").stdout.startswith("labsandbox ")
-    for command in ("run", "exec", "sprints", "policy", "audit", "images", "agents", "doctor"):
+    commands = ("run", "exec", "sprints", "policy", "audit", "images", "agents", "doctor", "ps", "kill", "gc")
+    for command in commands:
         assert command in labsandbox("--help").stdout
         assert labsandbox(command, "--help").returncode == 0
 
@@ -329,3 +330,70 @@ def test_a_sprint_that_came_to_no_code_is_listed_with_its_reason(here: Path) -> 
 def test_importing_the_package_is_cheap() -> None:
     program = "import sys, orchestrator; print(sorted({'docker', 'scipy', 'matplotlib', 'uvicorn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_auditor_can_verify_show_prove_check_and_export(here: Path, own_state: Path) -> None:
+    (here / "p.py").write_text("print(1)")
+    assert labsandbox("audit", "verify").returncode == 0
+    assert labsandbox("audit", "checkpoint").returncode == 4
+    assert labsandbox("exec", "p.py", *QUICK).returncode == 0
+    assert labsandbox("exec", "p.py", "--wall", "10m").returncode == 3
+    verified = labsandbox("audit", "verify")
+    assert verified.returncode == 0 and verified.stdout.startswith("✓ 5 records, as signed by labsandbox.audit/")
+    (here / "kept.txt").write_text(labsandbox("audit", "checkpoint").stdout)
+    key = labsandbox("audit", "checkpoint", "--key").stdout.strip()
+    assert labsandbox("audit", "prove", "1", "--out", "one.tlog-proof").returncode == 0
+    checked = labsandbox("audit", "check", "one.tlog-proof", "--key", key, LABSANDBOX_STATE_DIR=str(here / "elsewhere"))
+    assert checked.returncode == 0 and "event: start" in checked.stdout
+    records = json.loads(labsandbox("audit", "log", "--json").stdout)
+    execution = records[0]["execution"]
+    shown = json.loads(labsandbox("audit", "show", execution[:8], "--json").stdout)
+    assert [record["event"] for record in shown] == ["decision", "start", "end"]
+    assert "posture" in labsandbox("audit", "show", execution).stdout
+    assert [r["event"] for r in json.loads(labsandbox("audit", "log", "--outcome", "denied", "--json").stdout)] == [
+        "end"
+    ]
+    assert len(json.loads(labsandbox("audit", "log", "--rule", "request.wall", "--json").stdout)) == 2
+    assert len(labsandbox("audit", "export", "--format", "ocsf", "--since", "1h").stdout.splitlines()) == 5
+    assert labsandbox("audit", "export", "--format", "csv", "--out", "log.csv").returncode == 0
+    assert (here / "log.csv").read_text().startswith("seq,time,event")
+    assert labsandbox("audit", "verify", "--against", "kept.txt").returncode == 0
+
+    path = own_state / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"allow":false', b'"allow":true '))
+    touched = labsandbox("audit", "verify")
+    assert touched.returncode == 1 and "record 3 was changed" in touched.stdout
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    cut = labsandbox("audit", "verify", "--against", "kept.txt")
+    assert cut.returncode == 1 and "records 2 to 4 are missing" in cut.stdout
+    refused = labsandbox("exec", "p.py", *QUICK)
+    assert refused.returncode == 4 and "not what was signed" in told(refused)
+    assert labsandbox("doctor").returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "show", "nonesuch"), "no execution or sprint"),
+        (("audit", "prove", "7"), "cannot read the log's verifier key"),
+        (("audit", "check", "none.tlog-proof"), "cannot read none.tlog-proof"),
+        (("audit", "verify", "--against", "none"), "cannot read none"),
+        (("audit", "log", "--since", "yesterday"), "not a moment"),
+        (("audit", "export", "--out", "no/such/folder/x"), "cannot write"),
+        (("kill", "nonesuch"), "no container's execution id"),
+    ],
+)
+def test_wrong_input_to_the_auditors_and_operators_commands_is_one_line(
+    here: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = labsandbox(*arguments)
+    assert done.returncode == 2 and said in told(done)
+
+
+def test_doctor_attacks_the_sandbox_and_says_what_held(here: Path) -> None:
+    done = labsandbox("doctor", "--probe", "--backend", "oci", "--runtime", "runc", "--json")
+    findings = json.loads(done.stdout)
+    assert done.returncode == 0 and len(findings) >= 60
+    assert all(finding["held"] and finding["promise"] and finding["backend"] == "oci" for finding in findings)
+    nothing = labsandbox("doctor", "--probe", "--backend", "oci", "--runtime", "nonesuch")
+    assert nothing.returncode == 4 and "no such backend" in told(nothing)

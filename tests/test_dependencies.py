@@ -25,6 +25,7 @@ from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
 from policies.decision import Request
 from policies.model import Dependencies, PartialLimits
+from sandbox_images.lock import locked, stated_requirements
 from tests.conftest import Bench
 
 
@@ -82,8 +83,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     (source / "index.html").write_text('<a href="sourceonly-1.0.tar.gz">sourceonly-1.0.tar.gz</a>')
     held = folder / "simple" / "numpy"  # as an index lists it: the versions, and no wheel that could be fetched
     held.mkdir()
-    from sandbox_images.lock import locked
-
     (held / "index.html").write_text(
         f'<a href="numpy-{locked()["numpy"]}-py3-none-any.whl#sha256={"0" * 64}">numpy</a>'
     )
@@ -122,6 +121,22 @@ def test_what_an_experiment_requires_is_there_with_what_that_requires_and_is_rec
     ]
     (record,) = [record for record in bench.audit.records() if record["event"] == "dependencies"]
     assert (record["required"], record["wheels"]) == (["greeter>=1"], execution.packages)
+
+
+def test_of_what_an_agent_states_only_what_is_well_formed_imported_and_not_held_is_believed() -> None:
+    stated = [
+        "PyTorch",
+        "numpy<1.20",
+        "einops>=0.7",
+        "tqdm",
+        "pip install x",
+        "-r evil.txt",
+        "",
+        "Left_Pad==1 ; x",
+        "lp @ http://x",
+    ]
+    assert stated_requirements(stated, ["einops", "numpy", "torch", "json"]) == ("einops>=0.7",)
+    assert stated_requirements(["evil @ http://127.0.0.1/x.whl"], ["evil"]) == ()
 
 
 def test_an_import_that_the_sandbox_does_not_hold_is_fetched_as_well(bench: Bench, index: Index) -> None:

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.allowlist import AllowList, Refused, split_authority
 from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
-from executor.egress import AllowList, Refused, split_authority
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome
 from executor.tls import HelloError, server_name
