@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class Executor:
-    """Runs experiments on one backend. One run at a time; use several executors for more."""
+    """Runs experiments on one backend. Runs may overlap: each keeps what is its own to itself."""
 
     def __init__(
         self,
@@ -102,13 +102,12 @@ class Executor:
             raise SandboxUnavailable(reason)
         try:
             self._timed(run, "prepare_s", lambda: self._prepare(run))
+            self._in_container(run, sink)
         except PackagesUnavailable as error:
             return self._close(run, Outcome.FAILED, str(error))
         except SandboxUnavailable as error:
             self._close(run, Outcome.INFRASTRUCTURE, str(error))
             raise
-        try:
-            self._in_container(run, sink)
         except (ExecutorError, OSError) as error:
             run.failure = str(error)
         except KeyboardInterrupt:

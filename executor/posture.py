@@ -5,6 +5,7 @@ cannot (gVisor's own kernel, an engine elsewhere). PID 1 is ours and nothing of 
 Formats: proc(5), cgroups(7).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,12 @@ def posture_of(container: Container, greeting: Mapping[str, Any], isolation: Iso
     """Inspects a started container. `isolation` is what the backend claims to give."""
     pid = container.pid()
     group = container.group()
-    here = pid is not None and group is not None
+    # PID 1 is not dumpable, so only root can look into it; others take its word, as under gVisor.
+    here = pid is not None and group is not None and os.geteuid() == 0
     facts = Facts.on_host(pid) if pid is not None and here and isolation == "kernel" else None
     facts = facts or Facts.told(greeting)
     held = group.limits() if group is not None else dict(container.recorded())
-    wrong = _deviations(facts)
+    wrong = _deviations(facts, uid=Facts.told(greeting).field("Uid"))
     if here and pid is not None:
         wrong += _foreign(pid, isolation)
     if group is not None and isolation == "kernel":
@@ -169,11 +171,14 @@ def tmpfs_limits(options: str) -> dict[str, float]:
     }
 
 
-def _deviations(facts: Facts) -> list[str]:
-    """What of user, capabilities, privileges, system calls and mounts is not as every container's must be."""
+def _deviations(facts: Facts, uid: str) -> list[str]:
+    """What of user, capabilities, privileges, system calls and mounts is not as every container's must be.
+
+    `uid`: as PID 1 sees it, which differs from the host's number where the engine maps users.
+    """
     wrong = []
-    if set(facts.field("Uid").split()) != {"0"}:
-        wrong.append(f"PID 1 runs as uid {facts.field('Uid') or 'unknown'}")
+    if set(uid.split()) != {"0"}:
+        wrong.append(f"PID 1 runs as uid {uid or 'unknown'}")
     for name, wanted in (("CapEff", _MASK), ("CapPrm", _MASK), ("CapBnd", _MASK), ("CapInh", 0), ("CapAmb", 0)):
         text = facts.field(name)
         if text == "" and name == "CapAmb":

@@ -211,6 +211,17 @@ def test_an_index_that_does_not_answer_is_infrastructure(bench: Bench, index: In
     assert [record["event"] for record in bench.audit.records()] == ["decision", "end"]
 
 
+def test_an_interrupt_while_packages_are_fetched_is_recorded_as_any_other_end(
+    bench: Bench, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("executor.executor.fetch", interrupted)
+    assert run(bench, index, "print('ran')", requirements=("helper",)).outcome is Outcome.CANCELLED
+    assert [record["event"] for record in bench.audit.records()] == ["decision", "end"]
+
+
 def test_two_processes_that_want_the_same_wheels_at_once_both_get_them(index: Index, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from executor.dependencies import fetch\n"
