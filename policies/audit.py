@@ -248,12 +248,12 @@ def last_note(data: bytes) -> tuple[Checkpoint | None, int]:
 def _line(sequence: int, event: str, fields: dict[str, Any]) -> bytes:
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     record = {
+        **fields,
         "schema": SCHEMA,
         "seq": sequence,
         "time": now,
         "event": event,
         "actor": {"uid": os.getuid(), "user": _user()},
-        **fields,
     }
     line = rfc8785.dumps(record) + b"\n"
     if len(line) > MAX_RECORD:

@@ -20,7 +20,7 @@ from executor.backends.attacks import ASSAULTS as INSIDE
 from executor.backends.attacks import PROBES
 from executor.backends.base import Backend
 from executor.backends.conformance import ASSAULTS, promises, run_suite
-from executor.backends.docker import DockerBackend
+from executor.backends.docker import DockerBackend, engine_client
 from executor.backends.oci import RUNTIMES, OciBackend
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
@@ -29,6 +29,7 @@ from executor.posture import Facts, Posture
 from policies.audit import AuditLog
 from policies.model import load_policy
 from policies.state import cache_dir
+from sandbox_images.images import BOOTSTRAP_BASE
 from tests.conftest import Bench
 
 COMBINATIONS = [
@@ -36,6 +37,7 @@ COMBINATIONS = [
     "docker+runc",
     "docker+runsc",
 ]
+PODMAN = Path("/run/podman/podman.sock")
 MUST = {"oci+runc", "oci+runsc", "docker+runc", "docker+runsc"}
 
 
@@ -68,6 +70,22 @@ def test_every_attack_is_held(name: str, own_state: Path, cpu_image: str) -> Non
     assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
     assert len(findings) >= 60
     assert own_containers(backend) == []
+
+
+def test_every_attack_is_held_by_podman_where_one_answers(
+    own_state: Path, cpu_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not PODMAN.exists():
+        return
+    image = b"".join(engine_client().api.get_image(BOOTSTRAP_BASE))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{PODMAN}")
+    engine_client(timeout=300).api.load_image(image)
+    backend = DockerBackend(f"localhost/{BOOTSTRAP_BASE}", "runc")
+    # It takes no inode limit, which a strict policy refuses.
+    policy = load_policy("default").model_copy(update={"enforcement": "best-effort"})
+    findings = list(run_suite(Executor(backend, AuditLog(own_state / "audit.jsonl")), policy))
+    assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
+    assert len(findings) >= 60 and own_containers(backend) == []
 
 
 def test_every_attack_has_a_promise_and_a_way_to_be_judged() -> None:

@@ -23,6 +23,7 @@ PACKAGES_MOUNT = "/run/packages"
 GVISOR_TASKS = 192
 """Host processes and threads that gVisor needs for itself, on top of one for each thread of the experiment."""
 
+_PACKAGE_FILES = 1 << 17
 GVISOR_FILES = "gVisor does not count the inodes of a tmpfs (its files are in its memory, which is limited)"
 
 Progress = Callable[[str], None]
@@ -47,19 +48,20 @@ class ContainerSpec:
 
     def tmpfs(self) -> Mapping[str, str]:
         """Mount point → tmpfs options. All are charged to the memory limit."""
-        files = self.limits.files
-
-        def sized(size: int, mode: str, inodes: int = files) -> str:
-            return f"rw,nosuid,nodev,exec,size={size},nr_inodes={inodes},mode={mode}"
-
         mounts = {
-            "/workspace": sized(self.limits.workspace, "1777"),
-            "/tmp": sized(self.limits.tmp, "1777"),
-            LIBRARY_MOUNT: sized(LIBRARY_BYTES + self.wheels_bytes, "755"),
+            "/workspace": self.sized(self.limits.workspace, "1777"),
+            "/tmp": self.sized(self.limits.tmp, "1777"),
+            LIBRARY_MOUNT: self.sized(LIBRARY_BYTES + self.wheels_bytes, "755"),
         }
         if self.packages_bytes:
-            mounts[PACKAGES_MOUNT] = sized(self.packages_bytes, "1777", max(files, 1 << 17))
+            mounts[PACKAGES_MOUNT] = self.sized(self.packages_bytes, "1777", inodes=_PACKAGE_FILES)
         return mounts
+
+    def sized(self, size: int, mode: str, execution: str = "exec", inodes: int | None = None) -> str:
+        """tmpfs options for `size` bytes; without a number of inodes where the backend does not take one."""
+        count = max(self.limits.files, inodes or 0)
+        limited = "" if "files" in self.unheld else f"nr_inodes={count},"
+        return f"rw,nosuid,nodev,{execution},size={size},{limited}mode={mode}"
 
 
 def pid1(python: str) -> list[str]:

@@ -101,7 +101,7 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
 def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
     limits = spec.limits
     kept = [f"CAP_{name}" for name in KEPT_CAPABILITIES]
-    shm = f"rw,nosuid,nodev,noexec,size={limits.shm},nr_inodes={limits.files},mode=1777"
+    shm = spec.sized(limits.shm, "1777", "noexec")
     return {
         "ociVersion": "1.0.2",
         "process": {

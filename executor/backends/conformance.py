@@ -143,7 +143,9 @@ class _Suite:
     def __init__(self, executor: Executor, policy: Policy) -> None:
         self._executor = executor
         self._policy = policy
-        self._gvisor = executor.backend.capabilities().isolation == "gvisor"
+        capabilities = executor.backend.capabilities()
+        self._gvisor = capabilities.isolation == "gvisor"
+        self._unheld = sorted(capabilities.missing)
         self._promises = promises()
 
     def probe(self, names: list[str], here: Mapping[str, Any]) -> Iterator[Finding]:
@@ -188,7 +190,8 @@ class _Suite:
     ) -> tuple[Execution, Kept]:
         kept = kept or Kept()
         asked = PartialLimits.model_validate({**_LIMITS, **limits})
-        told = {**here, **asked.given(), "isolation": "gvisor" if self._gvisor else "kernel"}
+        isolation = "gvisor" if self._gvisor else "kernel"
+        told = {**here, **asked.given(), "isolation": isolation, "unheld": self._unheld}
         code = f"{_SOURCE.read_text()}\nHERE.update({told!r})\nos.chdir('/workspace')\n{call}\n"
         return self._executor.run(Experiment(code=code), self._policy, Request(limits=asked), kept), kept
 

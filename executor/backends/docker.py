@@ -4,6 +4,7 @@ The attach stream is the log: nothing that the experiment prints is written by t
 """
 
 import contextlib
+import hashlib
 import json
 import socket
 import struct
@@ -31,6 +32,7 @@ from executor.observe import Cgroup
 from executor.ownership import PREFIX, Owner
 from policies.decision import Capabilities
 from policies.model import Isolation, Limits
+from policies.state import cache_dir
 
 _API_TIMEOUT = 60
 _NAME = "labsandbox-"
@@ -59,6 +61,7 @@ class DockerBackend:
         self._undestroyed: set[str] = set()
         self._client = engine_client()
         self._info: dict[str, Any] = self._client.info()
+        self._podman = "podman" in str(self._client.version().get("Components")).lower()
         self.runtime = runtime or str(self._info.get("DefaultRuntime", "runc"))
         known = sorted(self._info.get("Runtimes") or {})
         if known and self.runtime not in known:
@@ -81,6 +84,8 @@ class DockerBackend:
         }
         if self._isolation == "gvisor":
             missing["files"] = GVISOR_FILES
+        elif self._podman:
+            missing["files"] = "Podman's API takes no inode limit for a tmpfs"
         enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
         return Capabilities(
             backend=self.name,
@@ -127,14 +132,11 @@ class DockerBackend:
             **_control_group(spec),
             cap_drop=["ALL"],
             cap_add=list(KEPT_CAPABILITIES),
-            security_opt=["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+            security_opt=["no-new-privileges", f"seccomp={self._seccomp()}"],
             read_only=True,
-            tmpfs={**spec.tmpfs(), "/dev/shm": _shm(limits)},
+            tmpfs=self._tmpfs(spec),
             ipc_mode="private",
-            ulimits=[
-                docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
-                docker.types.Ulimit(name="core", soft=0, hard=0),
-            ],
+            ulimits=self._ulimits(limits),
             log_config=docker.types.LogConfig(type="none"),
             runtime=self.runtime,
         )
@@ -180,6 +182,32 @@ class DockerBackend:
                     removed.append(found.execution_id)
         return removed
 
+    def _tmpfs(self, spec: ContainerSpec) -> dict[str, str]:
+        mounts = {**spec.tmpfs(), "/dev/shm": spec.sized(spec.limits.shm, "1777", "noexec")}
+        if self._podman:
+            # It puts writable folders on a read-only root unasked, unless something is there.
+            mounts |= dict.fromkeys(("/run", "/var/tmp"), "ro,nosuid,nodev,noexec,size=64k,mode=755")
+        return mounts
+
+    def _ulimits(self, limits: Limits) -> list[docker.types.Ulimit]:
+        wanted = {"nofile": limits.open_files, "core": 0}
+        if self._podman:
+            # Unasked, Podman raises this one, which it cannot where it runs without CAP_SYS_RESOURCE. It counts all
+            # processes of a user on the machine; those of one container are limited by its control group.
+            wanted["nproc"] = 4096
+        return [docker.types.Ulimit(name=name, soft=value, hard=value) for name, value in wanted.items()]
+
+    def _seccomp(self) -> str:
+        """The profile as this engine takes it: Docker its text, Podman the path of a file."""
+        text = json.dumps(seccomp_profile(), sort_keys=True)
+        if not self._podman:
+            return text
+        path = cache_dir() / f"seccomp-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return str(path)
+
     def _destroy_again(self) -> None:
         """Containers of this process that could not be destroyed while the engine was away."""
         for container_id in list(self._undestroyed):
@@ -196,10 +224,6 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
         "pids": {"pids_limit": tasks},
     }
     return {key: value for name, group in groups.items() if name not in spec.unheld for key, value in group.items()}
-
-
-def _shm(limits: Limits) -> str:
-    return f"rw,nosuid,nodev,noexec,size={limits.shm},nr_inodes={limits.files},mode=1777"
 
 
 class DockerContainer:
