@@ -232,6 +232,17 @@ class AuditLog:
         return tree
 
 
+def is_unsigned(log: AuditLog) -> bool:
+    """Whether the log is from before there were checkpoints, and nothing was added since."""
+    last = b""
+    for last in log.lines():
+        pass
+    try:
+        return bool(json.loads(last)["schema"] == _UNSIGNED_SCHEMA)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
 def last_note(data: bytes) -> tuple[Checkpoint | None, int]:
     """The last whole checkpoint in `data`, and how many bytes stand after it."""
     lines = data.split(b"\n")

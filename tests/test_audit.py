@@ -153,6 +153,8 @@ def test_a_log_from_before_there_were_checkpoints_is_adopted_and_says_so(tmp_pat
     path = tmp_path / "audit.jsonl"
     old = [{"schema": "labsandbox.audit/1", "seq": n, "event": "old"} for n in range(3)]
     path.write_bytes(b"".join(rfc8785.dumps(record) + b"\n" for record in old))
+    before = verify(path)
+    assert before.ok and before.records == 3 and "adopts" in before.notes[0]
     assert AuditLog(path).append("new") == 4
     records = list(AuditLog(path).records())
     assert (records[3]["event"], records[3]["records"]) == ("log-adopted", 3)
