@@ -82,6 +82,8 @@ class Egress:
         self._resolve = resolve
         self._tunnels: dict[int, Tunnel] = {}
         self._last = self._unrecorded = 0
+        self.failed: str | None = None
+        """Why requests can no more be recorded; from then on none is let through, and the run must end."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="egress", daemon=True)
         self._thread.start()
@@ -101,7 +103,7 @@ class Egress:
         self._thread.join(timeout=5)
         self._loop.close()
         if self._unrecorded:
-            self._record("network-flood", refused=self._unrecorded, recorded=MAX_REQUESTS)
+            self._write("network-flood", refused=self._unrecorded, recorded=MAX_REQUESTS)
 
     async def _end(self) -> None:
         tasks = [tunnel.task for tunnel in self._tunnels.values() if tunnel.task is not None]
@@ -150,7 +152,7 @@ class Egress:
         finally:
             seconds = round(time.monotonic() - began, 3)
             counts = {"bytes_up": request.up, "bytes_down": request.down, "seconds": seconds}
-            self._record("network-end", host=request.host[:255], port=request.port, **counts)
+            self._write("network-end", host=request.host[:255], port=request.port, **counts)
             await self._finish(tunnel, b"" if request.established else last_words)
 
     async def _judge(self, tunnel: "Tunnel", request: Request) -> "Proxied":
@@ -194,6 +196,8 @@ class Egress:
     async def _dial(self, request: Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The audit record is there before the first packet."""
         self._note(request, allow=True, rule="network.allowlist", reason="listed")
+        if self.failed is not None:
+            raise Refused("network.audit", "the audit log cannot be written")
         return await asyncio.open_connection(request.address, request.port)
 
     async def _pass_on(self, tunnel: "Tunnel", request: Request, proxied: "Proxied") -> None:
@@ -224,7 +228,13 @@ class Egress:
 
     def _note(self, request: Request, **verdict: Any) -> None:
         about = {"method": request.method, "host": request.host[:255], "port": request.port, "address": request.address}
-        self._record("network", **about, **verdict)
+        self._write("network", **about, **verdict)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        try:
+            self._record(event, **fields)
+        except OSError as error:
+            self.failed = str(error)
 
 
 class Tunnel:

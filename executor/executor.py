@@ -214,7 +214,7 @@ class Executor:
         run.report = talk.report
         try:
             self._start(run, container, talk, began)
-            self._listen(run, container, talk)
+            self._listen(run, container, talk, egress)
         except ExecutorError as error:
             said = channel.diagnosis.decode("utf-8", "replace").strip().splitlines()
             run.failure = f"{error} ({said[-1][-300:]})" if said else str(error)
@@ -250,7 +250,7 @@ class Executor:
             raise InfrastructureError(f"the container is not as decided: {'; '.join(posture.deviations[:5])}")
         check(run.limits, posture.limits, run.decision.watched, isolation)
 
-    def _listen(self, run: Run, container: Container, talk: Conversation) -> None:
+    def _listen(self, run: Run, container: Container, talk: Conversation, egress: Egress | None) -> None:
         group = container.group()
         pid = container.pid()
         watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
@@ -259,6 +259,8 @@ class Executor:
 
         def tick(seconds: float) -> None:
             nonlocal sampled
+            if egress is not None and egress.failed is not None:
+                raise InfrastructureError(egress.failed)
             if watch is not None and (reason := watch.look()) is not None:
                 talk.stop(reason)
             if group is not None and seconds >= sampled and len(run.samples) < _MAX_SAMPLES:

@@ -12,6 +12,7 @@ import getpass
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,11 +235,9 @@ class AuditLog:
 
 def is_unsigned(log: AuditLog) -> bool:
     """Whether the log is from before there were checkpoints, and nothing was added since."""
-    last = b""
-    for last in log.lines():
-        pass
+    last = deque(log.lines(), maxlen=1)
     try:
-        return bool(json.loads(last)["schema"] == _UNSIGNED_SCHEMA)
+        return bool(last and json.loads(last[0])["schema"] == _UNSIGNED_SCHEMA)
     except (ValueError, TypeError, KeyError):
         return False
 

@@ -27,7 +27,7 @@ from executor.backends.oci import OciBackend
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome
 from executor.tls import HelloError, server_name
-from policies.audit import AuditLog
+from policies.audit import AuditError, AuditLog
 from policies.decision import Request
 from policies.model import Network, PartialLimits, load_policy
 from policies.state import cache_dir
@@ -525,6 +525,26 @@ def test_a_run_that_asks_without_end_does_not_fill_the_audit_log(
     assert len(trial.verdicts()) == 20
     (flood,) = [record for record in trial.records if record["event"] == "network-flood"]
     assert flood["refused"] == 30
+
+
+def test_nothing_is_let_through_that_cannot_be_recorded_and_the_run_ends(
+    own_state: Path, servers: Servers, cpu_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AuditLog.append
+
+    def append(self: AuditLog, event: str, **fields: Any) -> int:
+        if event == "network":
+            raise AuditError("cannot write the audit log: No space left on device")
+        return real(self, event, **fields)
+
+    monkeypatch.setattr(AuditLog, "append", append)
+    policy = load_policy("default").model_copy(update={"network": Network(mode="allowlist", hosts=servers.listed())})
+    code = TOOLS.format(plain=servers.plain, tls=servers.tls)
+    code += "print(fetch(f'http://allowed.test:{PLAIN}/x'), flush=True)\ntime.sleep(60)\n"
+    executor = Executor(OciBackend(own_state, cache_dir()), AuditLog(own_state / "a"), resolve=servers.resolve)
+    execution = executor.run(Experiment(code=code), policy, Request(), Recorded())
+    assert execution.outcome is Outcome.INFRASTRUCTURE and "audit log" in execution.message
+    assert servers.seen == [] and execution.stdout in ("", "403\n")
 
 
 def test_without_a_list_there_is_no_proxy(own_state: Path, cpu_image: str) -> None:
