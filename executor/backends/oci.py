@@ -182,6 +182,8 @@ class OciContainer:
             # Also for a runtime that was killed in the middle and cannot find its own half-made container.
             if (group := self.group()) is not None:
                 group.remove()
+            if self.group() is not None:
+                return  # the kernel still holds something of it: the next sweep tries again
             for left in self._root.glob(f"{self.id}*"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         # First out of the way, whole: a bundle that lost only its config would say nothing of its owner.
