@@ -110,7 +110,7 @@ def posture_of(container: Container, greeting: Mapping[str, Any], isolation: Iso
     facts = Facts.on_host(pid) if pid is not None and here and isolation == "kernel" else None
     facts = facts or Facts.told(greeting)
     held = group.limits() if group is not None else dict(container.recorded())
-    wrong = _deviations(facts, uid=Facts.told(greeting).field("Uid"))
+    wrong = _deviations(facts, Facts.told(greeting).field("Uid"), isolation)
     if here and pid is not None:
         wrong += _foreign(pid, isolation)
     if group is not None and isolation == "kernel":
@@ -171,7 +171,7 @@ def tmpfs_limits(options: str) -> dict[str, float]:
     }
 
 
-def _deviations(facts: Facts, uid: str) -> list[str]:
+def _deviations(facts: Facts, uid: str, isolation: Isolation) -> list[str]:
     """What of user, capabilities, privileges, system calls and mounts is not as every container's must be.
 
     `uid`: as PID 1 sees it, which differs from the host's number where the engine maps users.
@@ -183,23 +183,30 @@ def _deviations(facts: Facts, uid: str) -> list[str]:
         text = facts.field(name)
         if text == "" and name == "CapAmb":
             continue  # gVisor has no ambient capabilities
-        if not text or int(text, 16) != wanted:
+        if _hexadecimal(text) != wanted:
             wrong.append(f"{name} is {text or 'unknown'}, not {wanted:016x}")
     if facts.field("NoNewPrivs") != "1":
         wrong.append("no_new_privs is not set")
-    if facts.seen_by == "host" and facts.field("Seccomp") != "2":
+    if isolation == "kernel" and facts.field("Seccomp") != "2":
         wrong.append("no seccomp filter is in force")
-    return wrong + _mount_deviations(facts)
+    return wrong + _mount_deviations(facts, isolation)
 
 
-def _mount_deviations(facts: Facts) -> list[str]:
+def _hexadecimal(text: str) -> int | None:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return None
+
+
+def _mount_deviations(facts: Facts, isolation: Isolation) -> list[str]:
     found = mounts(facts)
     wrong = [] if any(mount.point == "/" for mount in found) else ["the mounts could not be read"]
     for mount in found:
         masked = mount.root == "/null" and mount.point.startswith("/proc/")  # hidden behind the null device
         if "rw" in mount.options and _WRITABLE.get(mount.point) != mount.kind and not masked:
             wrong.append(f"{mount.point} ({mount.kind}) is writable")
-    if facts.seen_by == "host" and not any(mount.point == "/proc/sys" and "ro" in mount.options for mount in found):
+    if isolation == "kernel" and not any(mount.point == "/proc/sys" and "ro" in mount.options for mount in found):
         wrong.append("/proc/sys is not read-only")
     return wrong
 

@@ -457,7 +457,7 @@ def test_a_process_that_shares_the_hosts_namespaces_or_is_no_gvisor_is_told_from
 
 
 def test_facts_that_are_missing_deviate() -> None:
-    wrong = posture._deviations(Facts.told({}), uid="")
+    wrong = posture._deviations(Facts.told({"status": "CapEff:\tnonsense"}), "", "kernel")
     assert any("uid unknown" in line for line in wrong)
     assert any("CapEff" in line for line in wrong)
     assert any("mounts could not be read" in line for line in wrong)
