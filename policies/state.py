@@ -1,6 +1,7 @@
 """Where labsandbox keeps its own files on the host."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -23,3 +24,17 @@ def cache_dir() -> Path:
 def audit_path() -> Path:
     """The audit log's file."""
     return state_dir() / "audit.jsonl"
+
+
+def write_secret(path: Path, text: str) -> None:
+    """A new file that only its owner can read, whole at once. Raises FileExistsError where there is one, OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(path).hardlink_to(temporary)
+    finally:
+        Path(temporary).unlink()

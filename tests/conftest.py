@@ -1,5 +1,6 @@
 """What the tests stand on: a real engine, a real runtime, the real environment. Nothing here is mocked."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +41,12 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Every test has its own audit log, bundles and agents; the cache of wheels and environments is shared."""
     state = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("LABSANDBOX_STATE_DIR", str(state))
-    for name in ("LABSANDBOX_CEILING", "LUMENBRIDGE_BASE_URL", "AI_RESEARCH_USER_ID"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("LUMENBRIDGE_", "LABSANDBOX_LLM_")) or name in (
+            "LABSANDBOX_CEILING",
+            "AI_RESEARCH_USER_ID",
+        ):
+            monkeypatch.delenv(name)
     return state
 
 

@@ -55,8 +55,8 @@ def hang_up(connection: socket.socket, before: int) -> None:
 
 
 def huge(connection: socket.socket, before: int) -> None:
-    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 31457280\r\n\r\n{"x":"')
-    for _ in range(480):
+    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 41943040\r\n\r\n{"x":"')
+    for _ in range(640):
         connection.sendall(b"y" * 65536)
 
 
@@ -100,3 +100,77 @@ def faulty(fault: Fault) -> Iterator[FaultyServer]:
         yield server
     finally:
         server.close()
+
+
+# ---- a whole service of which some endpoints misbehave ----
+
+CODE = "/api/agents/code"
+INVOKE = "/api/agents/invoke-user-agent"
+REGISTER = "/api/agents/register"
+CHALLENGE = "/api/auth/challenge"
+PROGRAM = "import lab\nlab.compare(lambda arm, seed: ord(arm) + seed / 9, ['a', 'b'], range(7))\n"
+
+
+def good_answer(path: str) -> bytes:
+    """What the service says when it is well."""
+    if path.startswith("/api/agents/my-agents"):
+        return answer({"success": True, "result": {"userId": "u", "count": 0, "agents": []}})
+    results: dict[str, object] = {
+        CODE: {"code": PROGRAM},
+        INVOKE: {"response": "Vote: yes\nsaid well"},
+        REGISTER: {"message": "ok", "agent": {"name": "any"}},
+        CHALLENGE: {"challenge": "00ff" * 16, "expiresIn": 300},
+    }
+    return answer({"success": True, "result": results.get(path, {})})
+
+
+class FaultyService(FaultyServer):
+    """Answers well, except where it was told how to misbehave."""
+
+    def __init__(self, faults: dict[str, Fault]) -> None:
+        self._faults = faults
+        self._counts: dict[str, int] = {}
+        super().__init__(hang_up)
+
+    def _serve(self, connection: socket.socket, before: int) -> None:
+        with connection:
+            try:
+                request = _whole_request(connection)
+                self.heard.append(request)
+                path = request.split(b" ", 2)[1].decode()
+                count = self._counts[path] = self._counts.get(path, 0) + 1
+                if (fault := self._faults.get(path)) is not None:
+                    fault(connection, count - 1)
+                else:
+                    connection.sendall(good_answer(path))
+            except OSError:
+                return
+
+    def asked(self, path: str) -> int:
+        return self._counts.get(path, 0)
+
+
+def _whole_request(connection: socket.socket) -> bytes:
+    """Head and body: a connection that is closed with bytes unread resets what was answered."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (part := connection.recv(65536)):
+            return data
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+    )
+    while len(body) < length and (part := connection.recv(65536)):
+        body += part
+    return head + b"\r\n\r\n" + body
+
+
+@contextmanager
+def faulty_service(faults: dict[str, Fault]) -> Iterator[FaultyService]:
+    """Serves for as long as this lasts."""
+    service = FaultyService(faults)
+    try:
+        yield service
+    finally:
+        service.close()

@@ -45,7 +45,7 @@ def ask(url: str, seconds: float = 10.0) -> Code:
         pytest.param(always(answer({"error": "x"}, "500 Oops")), "answered 500: x", 3, id="500"),
         pytest.param(always(answer({}, "429 Slow", Retry_After="0")), "answered 429", 3, id="429 storm"),
         pytest.param(always(answer(b"", "302 Found", Location="http://192.0.2.1/")), "redirect", 1, id="redirect"),
-        pytest.param(huge, "larger than 8 MiB", 1, id="30 MB"),
+        pytest.param(huge, "larger than 8 MiB", 1, id="40 MB"),
         pytest.param(hang_up, "cannot reach", 3, id="hangs up"),
     ],
 )
@@ -138,10 +138,17 @@ def test_agents_elsewhere_are_reached_through_the_proxy(monkeypatch: pytest.Monk
         assert proxy.heard[0].startswith(b"POST http://agents.invalid/")
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "not a url", "http://"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "not a url", "http://", "http://[::1"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(AgentRefused, match="LUMENBRIDGE_BASE_URL"):
         LumenbridgeClient(url, "user")
+
+
+@pytest.mark.parametrize("url", ["https://me:hush@host/", "https://hush@host", "http://:hush@127.0.0.1:9"])
+def test_an_address_with_a_password_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(AgentRefused) as refused:
+        LumenbridgeClient(url, "user")
+    assert "hush" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from orchestrator.agents.answers import Agent
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.connect import connect
 from orchestrator.agents.errors import AgentRefused
-from orchestrator.agents.team import TEAM, Role, setup_team
-from orchestrator.local_agents.engine import CodeAnswer
+from orchestrator.agents.team import EVERYBODY, Role, setup_team
+from orchestrator.local_agents.engine import Answered, Choice, CodeAnswer, EngineUnavailable, Usage
 from orchestrator.local_agents.serving import serve_locally
 from orchestrator.local_agents.store import AgentStore
 from orchestrator.settings import Settings
@@ -24,18 +24,20 @@ class Scripted:
 
     name = "scripted"
 
-    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str) -> str:
+    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str, account: str) -> Answered[str]:
         if user_prompt == "refuse":
             raise ValueError("not this")
         if user_prompt == "fail":
             raise RuntimeError("secret detail")
-        return f"{agent_name}|{agent_prompt}|{user_prompt}"
+        if user_prompt == "later":
+            raise EngineUnavailable("the model sleeps", 0.0)
+        return Answered(f"{agent_name}|{agent_prompt}|{user_prompt}", "a-model", Usage(3, 4))
 
-    def code(self, prompt: str) -> CodeAnswer:
-        return CodeAnswer(code=f"# {prompt}\n")
+    def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
+        return Answered(CodeAnswer(code=f"# {prompt}\n"))
 
-    def route(self, prompt: str) -> tuple[str, str, float]:
-        return "code", "it is code", 0.5
+    def route(self, prompt: str, account: str) -> Answered[Choice]:
+        return Answered(Choice("code", "it is code", 0.5))
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_setting_up_the_team_twice_changes_nothing_and_a_changed_prompt_is_updat
     assert set(setup_team(client).values()) == {"unchanged"}
     client.update("CoderAgent", "something else")
     client.register("Mine", "keep me")
-    assert setup_team(client) == {role.name: "unchanged" for role in TEAM} | {"CoderAgent": "updated"}
+    assert setup_team(client) == {role.name: "unchanged" for role in EVERYBODY} | {"CoderAgent": "updated"}
     assert client.my_agent("Mine").prompt == "keep me"
 
 
@@ -151,14 +153,19 @@ def test_two_first_runs_at_once_share_one_team(url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(setup_team, AtOnce(url, "lab")) for _ in range(2)]
         done = [run.result(30) for run in runs]
-    for role in TEAM:
+    for role in EVERYBODY:
         assert sorted(one[role.name] for one in done) == ["registered", "unchanged"]
-    assert len(LumenbridgeClient(url, "lab").my_agents()) == len(TEAM)
+    assert len(LumenbridgeClient(url, "lab").my_agents()) == len(EVERYBODY)
+
+
+def test_a_name_that_the_service_keeps_for_others_is_reported_and_the_rest_is_set_up(url: str) -> None:
+    roles = [Role("terminal", "", "be a terminal"), Role("Mine", "", "be mine")]
+    assert setup_team(LumenbridgeClient(url, "lab"), roles) == {"terminal": "taken", "Mine": "registered"}
 
 
 def test_a_registration_that_is_refused_for_another_reason_stays_refused(url: str) -> None:
-    with pytest.raises(AgentRefused, match="system agent"):
-        setup_team(LumenbridgeClient(url, "lab"), [Role("terminal", "", "be a terminal")])
+    with pytest.raises(AgentRefused, match="prompt"):
+        setup_team(LumenbridgeClient(url, "lab"), [Role("Empty", "", "")])
 
 
 def test_the_choice_of_agents_says_which_and_why(own_state: Path) -> None:

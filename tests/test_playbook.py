@@ -293,14 +293,14 @@ def test_a_goal_cannot_break_out_of_the_code_it_is_quoted_in() -> None:
 def test_the_four_roles_answer_differently_and_the_plan_is_numbered() -> None:
     engine, prompt = PlaybookEngine(), "Goal: Compare AdamW vs. Lion\n\nGive your perspective."
     roles = ("ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent")
-    assert len({engine.respond(role, "", prompt) for role in roles}) == 4
-    assert engine.respond("ArchitectAgent", "", prompt + "\nTask: plan\n").startswith("1. ")
+    assert len({engine.respond(role, "", prompt, "").value for role in roles}) == 4
+    assert engine.respond("ArchitectAgent", "", prompt + "\nTask: plan\n", "").value.startswith("1. ")
 
 
 def test_the_validator_gives_no_advice_on_the_method_after_a_run_that_did_not_complete() -> None:
     numbers = '{"warnings": [], "verdict": {"word": "not a comparison"}}'
     prompt = f"Goal: x\nTask: validate\nOutcome: timeout: too long\nVerdict: None.\nNumbers: {numbers}\n"
-    assert PlaybookEngine().respond("ValidatorAgent", "", prompt).splitlines() == [
+    assert PlaybookEngine().respond("ValidatorAgent", "", prompt, "").value.splitlines() == [
         "None.", "Nothing should be concluded from a run that did not complete."
     ]  # fmt: skip
 
@@ -309,7 +309,7 @@ def test_the_validators_words_repeat_the_verdict_and_invent_no_number() -> None:
     verdict = "Inconclusive (underpowered). For b against a, the paired difference is +0.5."
     numbers = '{"warnings": ["3 of 8 runs of b diverged"], "verdict": {"word": "inconclusive"}}'
     prompt = f"Goal: x\nTask: validate\nOutcome: completed\nVerdict: {verdict}\nNumbers: {numbers}\n"
-    said = PlaybookEngine().respond("ValidatorAgent", "", prompt)
+    said = PlaybookEngine().respond("ValidatorAgent", "", prompt, "").value
     assert said.startswith(verdict)
     assert "3 of 8 runs of b diverged" in said
     digits = {character for character in said.replace(verdict, "").replace("3 of 8", "") if character.isdigit()}

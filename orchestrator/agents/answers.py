@@ -3,6 +3,7 @@
 Every `parse` function takes any JSON value and gives a model or raises AgentsUnavailable.
 """
 
+import json
 import re
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +20,11 @@ def clean_line(text: object, limit: int = 300) -> str:
     words = "".join(character if character.isprintable() else " " for character in str(text)[: 20 * limit]).split()
     line = " ".join(words)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _encodable(value: object) -> object:
+    """JSON can spell halves of characters, which no file takes."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _as_text(value: object) -> object:
@@ -43,9 +49,10 @@ def _as_list(value: object) -> object:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=MAX_TEXT)]
-OptionalText = Annotated[str, BeforeValidator(lambda value: "" if value is None else _as_text(value))]
-Strings = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=200)]
+Encodable = Annotated[str, BeforeValidator(_encodable)]
+Text = Annotated[Encodable, BeforeValidator(_as_text), Field(max_length=MAX_TEXT)]
+OptionalText = Annotated[Encodable, BeforeValidator(lambda value: "" if value is None else _as_text(value))]
+Strings = Annotated[list[Encodable], BeforeValidator(_as_list), Field(max_length=200)]
 
 
 class Answer(BaseModel):
@@ -61,7 +68,7 @@ class Reply(Answer):
 class Code(Answer):
     """A code agent's answer; everything but the code may be missing."""
 
-    code: Annotated[str, Field(min_length=1, max_length=MAX_CODE)]
+    code: Annotated[Encodable, Field(min_length=1, max_length=MAX_CODE)]
     language: OptionalText = "python"
     explanation: OptionalText = ""
     best_practices: Annotated[Strings, Field(alias="bestPractices")] = []
@@ -105,6 +112,39 @@ class Routed(Answer):
     result: Any = None
 
 
+class Challenge(Answer):
+    """What is to be signed."""
+
+    challenge: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[0-9A-Za-z._:+/=-]+$")]
+
+
+class Account(Answer):
+    """The use that a key's owner has made of the service, and may make."""
+
+    tier: OptionalText = ""
+    request_limit: Annotated[int | None, Field(alias="requestLimit")] = None
+    request_count: Annotated[int | None, Field(alias="requestCount")] = None
+    requests_remaining: Annotated[int | None, Field(alias="requestsRemaining")] = None
+
+
+class Stats(Answer):
+    """An account."""
+
+    stats: Account
+
+
+class _Usage(Answer):
+    promptTokens: int | None = None
+    completionTokens: int | None = None
+    totalTokens: int | None = None
+
+
+class _Llm(Answer):
+    provider: OptionalText = ""
+    model: OptionalText = ""
+    usage: _Usage | None = None
+
+
 _Model = TypeVar("_Model", bound=Answer)
 
 
@@ -140,10 +180,61 @@ def _candidates(payload: dict[str, Any]) -> list[object]:
     return [*found, payload]
 
 
+def signed_result(payload: object) -> dict[str, Any]:
+    """The object that an answer's `_signature` stands in and is about: the result, or its `data`; {} if it has none."""
+    result = payload.get("result") if isinstance(payload, dict) else None
+    if not isinstance(result, dict):
+        return {}
+    data = result.get("data")
+    return data if isinstance(data, dict) and "_signature" in data and "_signature" not in result else result
+
+
+def llm_of(result: dict[str, Any]) -> dict[str, Any]:
+    """Which model answered and for how many tokens, as far as the answer says so in a way that can be read."""
+    data = result.get("data")
+    said = result.get("_llm") or (data.get("_llm") if isinstance(data, dict) else None) or {}
+    try:
+        llm = _Llm.model_validate(said)
+    except (ValidationError, RecursionError):
+        llm = _Llm()
+    usage = llm.usage or _Usage()
+    tokens = {"prompt": usage.promptTokens, "completion": usage.completionTokens, "total": usage.totalTokens}
+    return {"provider": clean_line(llm.provider) or None, "model": clean_line(llm.model) or None, "tokens": tokens}
+
+
 _FENCE = re.compile(r"```[ \t]*(?:(?:python3?|py)[ \t]*)?\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
+_OPENED = re.compile(r"```[ \t]*(?:(?:python3?|py)[ \t]*)?\r?\n", re.IGNORECASE)
+
+
 def strip_fences(code: str) -> str:
-    """The code without Markdown: the longest fenced block where there is one, else the text as it is."""
+    """The code without Markdown: the longest fenced block where there is one, else the text as it is.
+
+    A fence that is never closed (an answer that was cut short) counts to the end.
+    """
     blocks = _FENCE.findall(code)
-    return (max(blocks, key=len) if blocks else code).strip("\r\n") + "\n"
+    if blocks:
+        code = max(blocks, key=len)
+    elif opened := _OPENED.match(code.lstrip()):
+        code = code.lstrip()[opened.end() :]
+    return code.strip("\r\n") + "\n"
+
+
+_MAX_STARTS = 100
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The first JSON object in a text, with whatever stands around it."""
+    decoder = json.JSONDecoder(strict=False)
+    start = -1
+    for _ in range(_MAX_STARTS):
+        start = text.find("{", start + 1)
+        if start < 0:
+            return None
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        return found if isinstance(found, dict) else None
+    return None

@@ -1,65 +1,65 @@
-"""The Lumenbridge client: JSON over HTTP, with deadlines, bounded answers and bounded retries.
+"""The Lumenbridge client: its endpoints, requests signed and answers graded, every question put on record."""
 
-A call ends by its deadline whatever the other side does: a connection that stalls or drips is cut. Connection errors,
-429 and 5xx are tried again with jittered exponential backoff (Retry-After is honoured); other 4xx never are.
-"""
-
-import ipaddress
-import json
-import queue
-import threading
+import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
-import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
-from urllib3.exceptions import HTTPError
+from orchestrator.agents.answers import (
+    Agent,
+    AgentList,
+    Answer,
+    Challenge,
+    Code,
+    OneAgent,
+    Reply,
+    Routed,
+    Stats,
+    llm_of,
+    parse,
+    signed_result,
+)
+from orchestrator.agents.errors import AgentError, AgentRefused, AgentsUnavailable
+from orchestrator.agents.keys import SigningKey
+from orchestrator.agents.signatures import PinnedKeys, Signed, grade
+from orchestrator.agents.transport import Transport
 
-from orchestrator.agents.answers import Agent, AgentList, Answer, Code, OneAgent, Reply, Routed, clean_line, parse
-from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
-
-CONNECT_TIMEOUT = 5.0
-CALL_SECONDS = 120.0
-"""How long one call may take in all, when the caller sets no deadline."""
-MAX_ANSWER = 8 << 20
-ATTEMPTS = 3
-_MAX_RETRY_AFTER = 60.0
-
+Record = Callable[[dict[str, Any]], None]
+"""Takes one call's record: plain JSON data."""
 _Model = TypeVar("_Model", bound=Answer)
-_T = TypeVar("_T")
-
-
-class _TryAgain(Exception):
-    """An attempt that may succeed when repeated."""
-
-    def __init__(self, message: str, after: float | None = None) -> None:
-        super().__init__(message)
-        self.after = after
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    method: str
-    path: str
-    body: dict[str, Any] | None
-    deadline: float
 
 
 class LumenbridgeClient:
-    """One user's view of a service. Safe to use from several threads: every call has its own connection."""
+    """One user's view of a service. Safe to use from several threads."""
 
-    def __init__(self, base_url: str, user_id: str, backoff: float = 0.5) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise AgentRefused(f"LUMENBRIDGE_BASE_URL is no http(s) address: {clean_line(base_url, 100)}")
-        self.base_url = base_url.rstrip("/")
+    def __init__(
+        self,
+        base_url: str,
+        user_id: str,
+        backoff: float = 0.5,
+        *,
+        key: SigningKey | None = None,
+        pins: PinnedKeys | None = None,
+        require_signed: bool = False,
+    ) -> None:
+        """key: signs every request. require_signed: an agent's answer without a valid signature is no answer."""
+        self._transport = Transport(base_url, "LUMENBRIDGE_BASE_URL", backoff)
+        self.base_url = self._transport.base_url
         self.user_id = user_id
-        self._backoff = backoff
-        self._on_loopback = _is_loopback(parts.hostname)
+        self._key = key
+        self._pins = pins
+        self._require_signed = require_signed
+        self._sprint: dict[str, str] = {}
+        self._record: Record = lambda record: None
+
+    def for_sprint(self, sprint: str, record: Record) -> Self:
+        """The same, but agents are told the sprint's id, and `record` gets every question with its answer."""
+        other = copy.copy(self)
+        other._sprint, other._record = {"sprintId": sprint}, record
+        return other
 
     # ---- the endpoints ----
 
@@ -84,19 +84,30 @@ class LumenbridgeClient:
         path = f"/api/agents/my-agents/{quote(self.user_id, safe='')}/{quote(name, safe='')}"
         return self._call("GET", path, None, OneAgent, f"reading {name}", deadline).agent
 
+    def delete(self, name: str, deadline: float | None = None) -> None:
+        """Removes one of this user's agents. Raises AgentRefused where there is none."""
+        body = {"userId": self.user_id, "agentName": name}
+        self._call("DELETE", "/api/agents/delete", body, Answer, f"removing {name}", deadline)
+
+    def stats(self, public_key: str, deadline: float | None = None) -> Stats:
+        """The account of a signing key. public_key: hex, compressed."""
+        path = f"/api/users/stats/{quote(public_key, safe='')}"
+        return self._call("GET", path, None, Stats, "reading the account", deadline)
+
     def invoke(self, name: str, user_prompt: str, deadline: float | None = None, **context: Any) -> str:
         """What an agent of this user says to `user_prompt`."""
-        body = {"userId": self.user_id, "agentName": name, "context": {"userPrompt": user_prompt, **context}}
-        return self._call("POST", "/api/agents/invoke-user-agent", body, Reply, name, deadline).response
+        told = {"userPrompt": user_prompt, **self._sprint, **context}
+        body = {"userId": self.user_id, "agentName": name, "context": told}
+        return self._ask(name, user_prompt, "/api/agents/invoke-user-agent", body, Reply, deadline).response
 
     def code(self, prompt: str, deadline: float | None = None, language: str = "python") -> Code:
         """Code for `prompt`, with what the service says about it."""
-        body = {"prompt": prompt, "context": {"language": language, "includeTests": False}}
-        return self._call("POST", "/api/agents/code", body, Code, "code agent", deadline)
+        body = {"prompt": prompt, "context": {"language": language, "includeTests": False, **self._sprint}}
+        return self._ask("code agent", prompt, "/api/agents/code", body, Code, deadline)
 
     def route(self, user_prompt: str, deadline: float | None = None) -> Routed:
         """Lets the service choose one of its own agents and gives that one's answer."""
-        return self._call("POST", "/api/router", {"userPrompt": user_prompt}, Routed, "router", deadline)
+        return self._ask("router", user_prompt, "/api/router", {"userPrompt": user_prompt}, Routed, deadline)
 
     # ---- one call ----
 
@@ -109,127 +120,63 @@ class LumenbridgeClient:
         what: str,
         deadline: float | None,
     ) -> _Model:
-        end = time.monotonic() + CALL_SECONDS if deadline is None else deadline
-        attempt = _Attempt(method, path, body, end)
-        retrying = Retrying(
-            retry=retry_if_exception_type(_TryAgain),
-            stop=lambda state: stop_after_attempt(ATTEMPTS)(state) or time.monotonic() + self._pause(state) >= end,
-            wait=self._pause,
-            reraise=True,
-        )
+        return parse(self._payload(method, path, body, what, deadline), model, what)
+
+    def _payload(
+        self, method: str, path: str, body: dict[str, Any] | None, what: str, deadline: float | None
+    ) -> object:
+        headers = self._signature_headers if self._key is not None else None
         try:
-            payload = retrying(self._once, attempt)
-        except (_TryAgain, AgentsUnavailable) as error:
+            return self._transport.call(method, path, body, deadline, headers)
+        except AgentsUnavailable as error:
             raise AgentsUnavailable(f"{what}: {error}") from None
         except AgentRefused as error:
-            raise AgentRefused(f"{what}: {error}", str(error)) from None
-        return parse(payload, model, what)
+            raise AgentRefused(f"{what}: {error}", error.said) from None
 
-    def _pause(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _TryAgain) and error.after is not None:
-            return error.after
-        return wait_exponential_jitter(multiplier=self._backoff, max=20, jitter=self._backoff)(state)
+    def _signature_headers(self, deadline: float) -> Mapping[str, str]:
+        """A challenge of the service's, signed; a new one for every attempt, for they expire."""
+        assert self._key is not None
+        payload = self._transport.call("GET", "/api/auth/challenge", None, deadline)
+        challenge = parse(payload, Challenge, "signing the request").challenge
+        return {
+            "x-signature": self._key.sign(challenge.encode()).hex(),
+            "x-public-key": self._key.public.hex(),
+            "x-challenge": challenge,
+        }
 
-    def _once(self, attempt: _Attempt) -> object:
-        left = attempt.deadline - time.monotonic()
-        if left <= 0:
-            raise _TryAgain("no time was left to ask")
+    # ---- one question ----
+
+    def _ask(
+        self, agent: str, prompt: str, path: str, body: dict[str, Any], model: type[_Model], deadline: float | None
+    ) -> _Model:
+        """A call whose answer is an agent's own words: graded, and on record."""
+        record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(), "agent": agent, "call": path, "prompt": prompt}
+        began = time.monotonic()
         try:
-            response, raw = _by_deadline(lambda: self._exchange(attempt, left), left)
-        except requests.exceptions.Timeout:
-            raise _TryAgain("no answer in time") from None
-        except (requests.exceptions.RequestException, HTTPError) as error:
-            raise _TryAgain(f"cannot reach {self.base_url} ({type(error).__name__})") from None
-        return _judge(response, raw)
+            payload = self._payload("POST", path, body, agent, deadline)
+            result = signed_result(payload)
+            record |= {"answer": result if result else payload, **llm_of(result)}
+            self._check_signature(agent, result, record)
+            return parse(payload, model, agent)
+        except AgentError as error:
+            record["error"] = str(error)
+            raise
+        finally:
+            self._record({**record, "latency_s": round(time.monotonic() - began, 3)})
 
-    def _exchange(self, attempt: _Attempt, left: float) -> tuple[requests.Response, bytes]:
-        with requests.Session() as session:
-            # A proxy cannot reach this machine's own services, and nobody's password is for them.
-            session.trust_env = not self._on_loopback
-            with session.request(
-                attempt.method,
-                self.base_url + attempt.path,
-                json=attempt.body,
-                timeout=(min(CONNECT_TIMEOUT, left), left),
-                allow_redirects=False,  # an answer from another host is no answer of this service
-                stream=True,
-            ) as response:
-                return response, _read(response, attempt.deadline)
+    def _check_signature(self, agent: str, result: dict[str, Any], record: dict[str, Any]) -> None:
+        signed = grade(result)
+        pinned = self._pinned(signed)
+        record["signature"] = {**asdict(signed), "pinned_key": pinned}
+        if not self._require_signed:
+            return
+        if signed.grade in ("unsigned", "invalid"):
+            raise AgentsUnavailable(f"{agent}: a signed answer is required, and this one is {signed.grade}")
+        if pinned is not None:
+            raise AgentsUnavailable(f"{agent}: signed with another key than before (labsandbox agents keys shows them)")
 
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _by_deadline(work: Callable[[], _T], seconds: float) -> _T:
-    """The result of `work`, or requests' Timeout after `seconds`.
-
-    Socket timeouts hold for one read each, so a server that drips bytes could hold a call for ever. The thread that is
-    given up on ends with its connection.
-    """
-    outcome: queue.Queue[tuple[_T | None, BaseException | None]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            outcome.put((work(), None))
-        except BaseException as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=run, name="agent-call", daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise requests.exceptions.Timeout from None
-    if error is not None:
-        raise error
-    return cast(_T, result)
-
-
-def _read(response: requests.Response, deadline: float) -> bytes:
-    """The body, within its limits of size and time."""
-    parts: list[bytes] = []
-    size = 0
-    # Small reads, so that a connection which drips is noticed: each returns with what has come.
-    while part := response.raw.read1(65536, decode_content=True):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER:
-            raise AgentsUnavailable(f"the answer is larger than {MAX_ANSWER >> 20} MiB")
-        if time.monotonic() > deadline:
-            raise _TryAgain("the answer did not come to its end in time")
-    return b"".join(parts)
-
-
-def _judge(response: requests.Response, raw: bytes) -> object:
-    """The JSON of a good answer. Raises _TryAgain, AgentRefused or AgentsUnavailable."""
-    status = response.status_code
-    if status == 429 or status >= 500:
-        raise _TryAgain(f"the service answered {status}{_reason(raw)}", _retry_after(response))
-    if 300 <= status < 400:
-        raise AgentsUnavailable(f"the service answered {status}, a redirect, which is not followed")
-    if status >= 400:
-        said = _reason(raw).lstrip(": ") or f"the service answered {status}"
-        raise AgentRefused(said)
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        kind = clean_line(response.headers.get("content-type", "no content type"), 60)
-        raise AgentsUnavailable(f"the answer is not JSON ({kind}, {len(raw)} bytes)") from None
-
-
-def _reason(raw: bytes) -> str:
-    try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError):
-        return ""
-    said = data.get("error") if isinstance(data, dict) else None
-    return f": {clean_line(said)}" if said else ""
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    text = response.headers.get("retry-after", "")
-    return min(_MAX_RETRY_AFTER, float(text)) if text.isdigit() else None
+    def _pinned(self, signed: Signed) -> str | None:
+        """The key that the signer used before, where that was another."""
+        if self._pins is None or not signed.public_key:
+            return None
+        return self._pins.check(self.base_url, signed.identity, signed.public_key)

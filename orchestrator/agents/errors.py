@@ -19,4 +19,8 @@ class AgentRefused(AgentError):
 
 
 class AgentsUnavailable(AgentError):
-    """Connection, timeout, 5xx, or an answer that makes no sense."""
+    """Connection, timeout, 5xx, or an answer that makes no sense. `after`: seconds that the service asked to be left."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after

@@ -1,5 +1,7 @@
 """Who is on the team, what each is told, and how the team is registered."""
 
+import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +13,7 @@ from policies.units import format_bytes, format_seconds
 from sandbox_images.lock import locked
 
 RESEARCHER, ARCHITECT, CODER, VALIDATOR = "ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent"
+DEBUGGER = "DebuggerAgent"
 
 _SANDBOX = """\
 Experiments are one Python file, run in a container without a network under a wall-clock limit. PyTorch, NumPy,
@@ -59,43 +62,66 @@ TEAM = (
         "Judges what may be concluded",
         "You are the validator of a small machine-learning lab. Before a run, name the threats to a fair comparison and how "
         "to meet them. After a run you are given the verdict and the numbers that the platform computed: explain them in "
-        "plain words, say what they do not show, and suggest the next experiment. Never contradict the verdict and never "
-        "state a number that you were not given.\n\n" + _SANDBOX,
+        "plain words, say what they do not show. Never contradict the verdict and never state a number that you were not "
+        'given. End with two lines, "Next goal: …" with the one experiment that would teach most now, as a goal for the '
+        'lab in one sentence, and "Why: …".\n\n' + _SANDBOX,
     ),
 )
+"""Those who discuss a goal."""
 
-Done = Literal["registered", "updated", "unchanged"]
+REPAIRER = Role(
+    DEBUGGER,
+    "Finds out why an experiment failed",
+    "You are the debugger of a small machine-learning lab. An experiment failed: you are given how it ended, the end of its "
+    "output, and the lines at fault. Say in under 150 words what the cause is and what the smallest change is that mends "
+    "it. If the cause lies in the design, say so. Do not write the whole program, and never propose to weaken a limit.\n\n"
+    + _SANDBOX,
+)
+EVERYBODY = (*TEAM, REPAIRER)
+
+Done = Literal["registered", "updated", "unchanged", "taken"]
 
 
-def setup_team(client: LumenbridgeClient, roles: Iterable[Role] = TEAM) -> dict[str, Done]:
+SETUP_SECONDS = 60.0
+"""How long setting up may take in all."""
+
+
+def setup_team(client: LumenbridgeClient, roles: Iterable[Role] = EVERYBODY) -> dict[str, Done]:
     """Makes sure that every role is registered with its current prompt; what was done for each.
 
-    May be called any number of times. Raises AgentError.
+    "taken": the service keeps the name for an agent that is not this user's. May be called any number of times. Raises
+    AgentError.
     """
-    present = _registered(client)
-    return {role.name: _set_up(client, role, role.name in present) for role in roles}
+    deadline = time.monotonic() + SETUP_SECONDS
+    present = _registered(client, deadline)
+    return {role.name: _set_up(client, role, role.name in present, deadline) for role in roles}
 
 
-def _registered(client: LumenbridgeClient) -> set[str]:
-    return {agent.name for agent in client.my_agents()}
+_NAME_EXISTS = re.compile(r"\b(exists|taken|in use|system agent|reserved)\b", re.IGNORECASE)
 
 
-def _set_up(client: LumenbridgeClient, role: Role, present: bool) -> Done:
+def _registered(client: LumenbridgeClient, deadline: float) -> set[str]:
+    return {agent.name for agent in client.my_agents(deadline)}
+
+
+def _set_up(client: LumenbridgeClient, role: Role, present: bool, deadline: float) -> Done:
     if not present:
         try:
-            client.register(role.name, role.prompt, role.description)
+            client.register(role.name, role.prompt, role.description, deadline)
             return "registered"
-        except AgentRefused:
-            if role.name not in _registered(client):
+        except AgentRefused as refused:
+            if role.name not in _registered(client, deadline):
+                if _NAME_EXISTS.search(refused.said):
+                    return "taken"
                 raise
             # Another run registered it since the agents were listed.
     try:
-        there = client.my_agent(role.name)
+        there = client.my_agent(role.name, deadline)
     except AgentRefused:
         there = None  # listed, but not shown: updating it is the way to be sure
     if there is not None and there.prompt == role.prompt and there.description == role.description:
         return "unchanged"
-    client.update(role.name, role.prompt, role.description)
+    client.update(role.name, role.prompt, role.description, deadline)
     return "updated"
 
 

@@ -1,6 +1,11 @@
-"""An agent server that speaks Lumenbridge's protocol: the same paths, envelopes, and errors, on loopback."""
+"""An agent server that speaks Lumenbridge's protocol: the same paths, envelopes, errors and signatures.
+
+There are no passwords in the protocol: a user is whoever names the id. Requests that are signed are held to it, and
+counted for their key.
+"""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +20,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from orchestrator.local_agents.engine import Engine
+from orchestrator.agents.keys import SigningKey
+from orchestrator.agents.signatures import sign
+from orchestrator.local_agents.challenges import Challenges, NotSigned
+from orchestrator.local_agents.engine import Answered, Engine, EngineUnavailable
 from orchestrator.local_agents.store import AgentExists, AgentStore, AgentUnknown, StoredAgent
 
 MAX_BODY = 1 << 20
@@ -56,8 +64,12 @@ class _Named(_Body):
     agentName: Short
 
 
-class _Context(BaseModel):
+class _Sprint(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
+    sprintId: Annotated[str, Field(max_length=200)] | None = None
+
+
+class _Context(_Sprint):
     userPrompt: Prompt
 
 
@@ -67,6 +79,7 @@ class _Invoke(_Named):
 
 class _Code(_Body):
     prompt: Prompt
+    context: _Sprint = _Sprint()
 
 
 class _Route(_Body):
@@ -74,35 +87,50 @@ class _Route(_Body):
 
 
 class _Refusal(Exception):
-    def __init__(self, status: int, message: str, agent: str | None = None) -> None:
+    def __init__(self, status: int, message: str, agent: str | None = None, after: float | None = None) -> None:
         super().__init__(message)
-        self.status, self.agent = status, agent
+        self.status, self.agent, self.after = status, agent, after
 
 
 _Model = TypeVar("_Model", bound=_Body)
 
 
-def create_app(engine: Engine, store: AgentStore, hosts: tuple[str, ...] = LOOPBACK_HOSTS) -> Starlette:
-    """The application. Requests for other hosts are refused: a page in a browser cannot reach it by another name."""
-    service = _Service(engine, store)
+def create_app(
+    engine: Engine, store: AgentStore, hosts: tuple[str, ...] = LOOPBACK_HOSTS, key: SigningKey | None = None
+) -> Starlette:
+    """The application. Requests for other hosts are refused: a page in a browser cannot reach it by another name.
+
+    key: signs the agents' answers.
+    """
+    service = _Service(engine, store, key)
+    challenges = Challenges()
+
+    def route(path: str, method: str, work: _Work) -> Route:
+        return Route(path, _answering(work, challenges, store), methods=[method])
+
     routes = [
-        Route("/api/agents/register", _answering(service.register), methods=["POST"]),
-        Route("/api/agents/update", _answering(service.update), methods=["PUT"]),
-        Route("/api/agents/delete", _answering(service.delete), methods=["DELETE"]),
-        Route("/api/agents/my-agents/{user}", _answering(service.list), methods=["GET"]),
-        Route("/api/agents/my-agents/{user}/{name}", _answering(service.show), methods=["GET"]),
-        Route("/api/agents/invoke-user-agent", _answering(service.invoke), methods=["POST"]),
-        Route("/api/agents/code", _answering(service.code), methods=["POST"]),
-        Route("/api/router", _answering(service.route), methods=["POST"]),
+        route("/api/agents/register", "POST", service.register),
+        route("/api/agents/update", "PUT", service.update),
+        route("/api/agents/delete", "DELETE", service.delete),
+        route("/api/agents/my-agents/{user}", "GET", service.list),
+        route("/api/agents/my-agents/{user}/{name}", "GET", service.show),
+        route("/api/agents/invoke-user-agent", "POST", service.invoke),
+        route("/api/agents/code", "POST", service.code),
+        route("/api/router", "POST", service.route),
+        route("/api/auth/challenge", "GET", lambda body, path: _envelope(None, challenges.new())),
+        route("/api/users/stats/{key}", "GET", service.stats),
     ]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))])
+
+
+_Work = Callable[[bytes, dict[str, str]], dict[str, Any]]
 
 
 class _Service:
     """What each endpoint does: a body (or path) in, the envelope out."""
 
-    def __init__(self, engine: Engine, store: AgentStore) -> None:
-        self._engine, self._store = engine, store
+    def __init__(self, engine: Engine, store: AgentStore, key: SigningKey | None) -> None:
+        self._engine, self._store, self._key = engine, store, key
 
     def register(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
         asked = _read(_Register, body)
@@ -139,23 +167,59 @@ class _Service:
     def invoke(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
         asked = _read(_Invoke, body)
         agent = self._find(asked.userId, asked.agentName, 400)
+        account = _account(asked.context)
         began = time.monotonic()
-        response = _engine(lambda: self._engine.respond(agent.name, agent.prompt, asked.context.userPrompt), agent.name)
-        result = {"agentName": agent.name, "userId": agent.userId, "response": response, "timestamp": _now()}
-        return _envelope(agent.name, {**result, **self._llm(began)})
+        said = _engine(
+            lambda: self._engine.respond(agent.name, agent.prompt, asked.context.userPrompt, account), agent.name
+        )
+        result = {"agentName": agent.name, "userId": agent.userId, "response": said.value, "timestamp": _now()}
+        return self._spoken(agent.name, result, said, began)
 
     def code(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
         asked = _read(_Code, body)
+        account = _account(asked.context)
         began = time.monotonic()
-        answer = _engine(lambda: self._engine.code(asked.prompt), "code")
-        return _envelope("code", {**answer.model_dump(), **self._llm(began)})
+        said = _engine(lambda: self._engine.code(asked.prompt, account), "code")
+        return self._spoken("code", said.value.model_dump(), said, began)
 
     def route(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
         asked = _read(_Route, body)
-        agent, reasoning, confidence = _engine(lambda: self._engine.route(asked.userPrompt), "router")
-        routing = {"selectedAgent": agent, "reasoning": reasoning, "confidence": confidence}
-        answer = _engine(lambda: self._engine.code(asked.userPrompt), agent)
-        return _envelope("router", {"data": {"routing": routing, "result": answer.model_dump()}})
+        account = _account(_Sprint())
+        began = time.monotonic()
+        chosen = _engine(lambda: self._engine.route(asked.userPrompt, account), "router")
+        choice = chosen.value
+        routing = {"selectedAgent": choice.agent, "reasoning": choice.reasoning, "confidence": choice.confidence}
+        answer: Answered[Any]
+        if choice.agent == "code":
+            answer = _engine(lambda: self._engine.code(asked.userPrompt, account), choice.agent)
+            inner = answer.value.model_dump()
+        else:
+            prompt = f"You are the {choice.agent} agent. You can run nothing and look nothing up: say what you know."
+            answer = _engine(
+                lambda: self._engine.respond(choice.agent, prompt, asked.userPrompt, account), choice.agent
+            )
+            inner = {"response": answer.value}
+        usage = answer.usage + chosen.usage if answer.usage and chosen.usage else answer.usage
+        said = Answered(inner, answer.model, usage)
+        envelope = self._spoken("router", {"routing": routing, "result": inner}, said, began)
+        return {**envelope, "result": {"data": envelope["result"]}}
+
+    def stats(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
+        count = self._store.requests_of(path["key"])
+        if count is None:
+            raise _Refusal(404, "no signed request has come with that key")
+        stats = {"tier": "local", "requestLimit": None, "requestCount": count, "requestsRemaining": None}
+        return _envelope(None, {"stats": stats})
+
+    def _spoken(self, agent: str, result: dict[str, Any], said: Answered[Any], began: float) -> dict[str, Any]:
+        """The envelope of an agent's answer: who made it in what time, and whose signature it bears."""
+        llm: dict[str, Any] = {"provider": "labsandbox", "model": said.model or self._engine.name}
+        llm["elapsed"] = round(1000 * (time.monotonic() - began))
+        if (usage := said.usage) is not None:
+            total = usage.prompt + usage.completion
+            llm["usage"] = {"promptTokens": usage.prompt, "completionTokens": usage.completion, "totalTokens": total}
+        signature = {"_signature": sign(self._key, result, agent)} if self._key else {}
+        return _envelope(agent, {**result, **signature, "_llm": llm})
 
     def _find(self, user: str, name: str, status: int) -> StoredAgent:
         try:
@@ -163,9 +227,10 @@ class _Service:
         except AgentUnknown as error:
             raise _Refusal(status, str(error), name) from None
 
-    def _llm(self, began: float) -> dict[str, Any]:
-        elapsed = round(1000 * (time.monotonic() - began))
-        return {"_llm": {"provider": "labsandbox", "model": self._engine.name, "elapsed": elapsed}}
+
+def _account(context: _Sprint) -> str:
+    """Who pays for a model: the sprint; and all that belongs to none, day by day."""
+    return context.sprintId or f"day {datetime.now(UTC):%Y-%m-%d}"
 
 
 _T = TypeVar("_T")
@@ -176,6 +241,8 @@ def _engine(work: Callable[[], _T], agent: str) -> _T:
         return work()
     except ValueError as error:
         raise _Refusal(400, str(error), agent) from None
+    except EngineUnavailable as error:
+        raise _Refusal(500, str(error), agent, error.after) from None
     except Exception:
         _log.exception("the engine failed")
         raise _Refusal(500, "the agent failed to answer", agent) from None
@@ -190,9 +257,7 @@ def _read(model: type[_Model], body: bytes) -> _Model:
         raise _Refusal(400, f"{where}: {first['msg']}") from None
 
 
-def _answering(
-    work: Callable[[bytes, dict[str, str]], dict[str, Any]],
-) -> Callable[[Request], Any]:
+def _answering(work: _Work, challenges: Challenges, store: AgentStore) -> Callable[[Request], Any]:
     """An endpoint that runs `work` in a thread: engines may take long."""
 
     async def endpoint(request: Request) -> JSONResponse:
@@ -202,7 +267,11 @@ def _answering(
             if len(body) > MAX_BODY:
                 return _error(_Refusal(413, f"the body is larger than {MAX_BODY} bytes"))
         try:
+            if key := challenges.signer(request.headers):
+                store.count_request(key)
             return JSONResponse(await run_in_threadpool(work, body, dict(request.path_params)))
+        except NotSigned as error:
+            return _error(_Refusal(401, str(error)))
         except _Refusal as refusal:
             return _error(refusal)
 
@@ -211,7 +280,8 @@ def _answering(
 
 def _error(refusal: _Refusal) -> JSONResponse:
     content = {"error": str(refusal), "agent": refusal.agent, "timestamp": _now()}
-    return JSONResponse(content, status_code=refusal.status)
+    headers = {"Retry-After": str(math.ceil(refusal.after))} if refusal.after is not None else None
+    return JSONResponse(content, status_code=refusal.status, headers=headers)
 
 
 def _envelope(agent: str | None, result: dict[str, Any]) -> dict[str, Any]:

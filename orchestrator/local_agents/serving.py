@@ -1,4 +1,4 @@
-"""Runs the local server in this process, for as long as it is needed."""
+"""Runs the local server: in this process for as long as it is needed, or as a command of its own."""
 
 import socket
 import threading
@@ -8,21 +8,20 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from orchestrator.agents.keys import SigningKey
+from orchestrator.errors import UsageProblem
 from orchestrator.local_agents.engine import Engine
-from orchestrator.local_agents.server import create_app
+from orchestrator.local_agents.server import LOOPBACK_HOSTS, create_app
 from orchestrator.local_agents.store import AgentStore
 
 _START_SECONDS = 10.0
 
 
 @contextmanager
-def serve_locally(engine: Engine, store: AgentStore) -> Iterator[str]:
+def serve_locally(engine: Engine, store: AgentStore, key: SigningKey | None = None) -> Iterator[str]:
     """Serves on a free port of 127.0.0.1 and yields the base address; stops at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(engine, store), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(_config(engine, store, LOOPBACK_HOSTS, key))
     thread = threading.Thread(target=server.run, args=([listener],), name="local-agents", daemon=True)
     thread.start()
     try:
@@ -36,3 +35,31 @@ def serve_locally(engine: Engine, store: AgentStore) -> Iterator[str]:
         server.should_exit = True
         thread.join(timeout=5)
         listener.close()
+
+
+def serve_until_stopped(
+    listener: socket.socket, engine: Engine, store: AgentStore, hosts: tuple[str, ...], key: SigningKey | None
+) -> None:
+    """Serves on `listener` until SIGINT or SIGTERM."""
+    uvicorn.Server(_config(engine, store, hosts, key)).run([listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageProblem where the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageProblem(f"cannot listen on {host}:{port}: {reason}") from None
+    return listener
+
+
+def _config(engine: Engine, store: AgentStore, hosts: tuple[str, ...], key: SigningKey | None) -> uvicorn.Config:
+    app = create_app(engine, store, hosts, key)
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
+    )

@@ -1,4 +1,4 @@
-"""Registered agents in SQLite: one table, users apart from each other."""
+"""Registered agents in SQLite, users apart from each other; and how often each signing key was used."""
 
 import sqlite3
 import threading
@@ -13,7 +13,8 @@ CREATE TABLE IF NOT EXISTS agents (
     user_id TEXT NOT NULL, normalized_name TEXT NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
     prompt TEXT NOT NULL, metadata TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
     PRIMARY KEY (user_id, normalized_name)
-)
+);
+CREATE TABLE IF NOT EXISTS requests (public_key TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 _FIELDS = "user_id, name, normalized_name, description, prompt, metadata, created_at, updated_at"
 
@@ -50,7 +51,7 @@ class AgentStore:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        self._database.execute(_SCHEMA)
+        self._database.executescript(_SCHEMA)
 
     def add(self, user: str, name: str, prompt: str, description: str, metadata: JsonValue) -> StoredAgent:
         """Raises AgentExists."""
@@ -98,6 +99,21 @@ class AgentStore:
             self._database.execute(
                 "DELETE FROM agents WHERE user_id = ? AND normalized_name = ?", (user, agent.normalizedName)
             )
+
+    def count_request(self, public_key: str) -> None:
+        """Adds one to a key's signed requests."""
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO requests VALUES (?, 1) ON CONFLICT (public_key) DO UPDATE SET count = count + 1",
+                (public_key,),
+            )
+
+    def requests_of(self, public_key: str) -> int | None:
+        """How many requests a key has signed; None if none."""
+        query = "SELECT count FROM requests WHERE public_key = ?"
+        with self._lock:
+            row = self._database.execute(query, (public_key.lower(),)).fetchone()
+        return int(row[0]) if row else None
 
     def close(self) -> None:
         """Closes the file."""

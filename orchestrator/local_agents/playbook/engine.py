@@ -1,14 +1,17 @@
 """The playbook as an engine of the local server: every answer is derived from the goal that stands in the prompt."""
 
+import contextlib
 import json
 import re
 
-from orchestrator.local_agents.engine import CodeAnswer
+from orchestrator.local_agents.engine import Answered, Choice, CodeAnswer
+from orchestrator.local_agents.playbook.following import next_goal
 from orchestrator.local_agents.playbook.goals import read_goal
-from orchestrator.local_agents.playbook.study import Study
+from orchestrator.local_agents.playbook.study import Study, UnknownGoal
 from orchestrator.local_agents.playbook.writing import write_experiment
 
 _GOAL = re.compile(r"^Goal:[ \t]*(.+)$", re.MULTILINE)
+_TASK = re.compile(r"^Task:[ \t]*(\w+)$", re.MULTILINE)
 
 
 class PlaybookEngine:
@@ -16,19 +19,28 @@ class PlaybookEngine:
 
     name = "playbook"
 
-    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str) -> str:
-        """A role's view of the study, the plan, or a comment on the verdict, by the prompt's `Task:` line."""
-        if re.search(r"^Task:[ \t]*validate$", user_prompt, re.MULTILINE):
-            return _comment(user_prompt)
-        study = read_goal(_goal_of(user_prompt))
-        if re.search(r"^Task:[ \t]*plan$", user_prompt, re.MULTILINE):
-            return _plan(study)
-        return _views(study).get(agent_name, _plan(study))
+    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str, account: str) -> Answered[str]:
+        """A role's view of the study, the plan, a comment on the verdict, or what it thinks of a repair.
 
-    def code(self, prompt: str) -> CodeAnswer:
+        The prompt's `Task:` line says which.
+        """
+        task = _TASK.search(user_prompt)
+        match task[1] if task else "":
+            case "validate":
+                return Answered(_comment(user_prompt))
+            case "diagnose":
+                return Answered("The playbook wrote this experiment and can tell no more than the output says.")
+            case "vote":
+                return Answered("Vote: no\nThe playbook would write the same experiment again.")
+            case "plan":
+                return Answered(_plan(read_goal(_goal_of(user_prompt))))
+        study = read_goal(_goal_of(user_prompt))
+        return Answered(_views(study).get(agent_name, _plan(study)))
+
+    def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
         """The study's experiment."""
         study = read_goal(_goal_of(prompt))
-        return CodeAnswer(
+        answer = CodeAnswer(
             code=write_experiment(study),
             explanation=f"Compares {study.arm_names} ({study.factor}) by {study.primary}, paired over {study.seeds} seeds. "
             f"{study.threat}",
@@ -40,11 +52,12 @@ class PlaybookEngine:
             ],
             usage="Run it in the sandbox; lab.compare records every training, results.json keeps the outcome.",
         )
+        return Answered(answer)
 
-    def route(self, prompt: str) -> tuple[str, str, float]:
+    def route(self, prompt: str, account: str) -> Answered[Choice]:
         """The playbook has one system agent."""
         study = read_goal(_goal_of(prompt))
-        return "code", f"an experiment on {study.factor} is written as code", 1.0
+        return Answered(Choice("code", f"an experiment on {study.factor} is written as code", 1.0))
 
 
 def _goal_of(prompt: str) -> str:
@@ -98,7 +111,12 @@ def _comment(prompt: str) -> str:
     found = [verdict[1] if verdict else "No verdict was computed."]
     for warning in analysis.get("warnings", []):
         found.append(f"Note: {warning}.")
-    found.append(_ADVICE.get(analysis.get("verdict", {}).get("word", ""), "") if completed else _NOT_COMPLETED)
+    word = str(analysis.get("verdict", {}).get("word", ""))
+    found.append(_ADVICE.get(word, "") if completed else _NOT_COMPLETED)
+    if completed and word in _ADVICE:
+        with contextlib.suppress(UnknownGoal):  # the code may be another's, for a goal that the playbook cannot read
+            goal, why = next_goal(read_goal(_goal_of(prompt)), word)
+            found += [f"Next goal: {goal}", f"Why: {why}"]
     return "\n".join(line for line in found if line)
 
 

@@ -1,0 +1,1 @@
+"""An engine that asks a model behind an OpenAI-compatible chat endpoint."""
