@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 _SECONDS = 10
 _MEMORY = 1 << 30
@@ -58,26 +59,35 @@ class SourceReport:
 
 def check_source(code: str) -> SourceReport:
     """Parses `code` in a separate process."""
-    source = code.encode("utf-8", "surrogatepass")
-    if len(source) > MAX_SOURCE:
-        return _refused(f"the source has {len(source)} bytes, more than the {MAX_SOURCE} that are accepted")
+    size = len(code.encode("utf-8", "surrogatepass"))
+    if size > MAX_SOURCE:
+        return _refused(f"the source has {size} bytes, more than the {MAX_SOURCE} that are accepted")
+    said = read_apart(_PARSE, code)
+    if said is None:
+        return _refused("the source cannot be parsed: the parser gave up on it")
+    return SourceReport(
+        said.get("error"), said.get("line"), tuple(said.get("imports", ())), tuple(said.get("needed", ()))
+    )
+
+
+def read_apart(script: str, code: str) -> dict[str, Any] | None:
+    """The JSON object that `script` prints of the source on its standard input; None when it crashes or takes too long.
+
+    It runs in a process of its own with little memory and time, without this one's environment.
+    """
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _PARSE],
-            input=source,
+            [sys.executable, "-I", "-S", "-c", script],
+            input=code.encode("utf-8", "surrogatepass"),
             capture_output=True,
             timeout=2 * _SECONDS,
             preexec_fn=_little,
             env={},
         )
-    except subprocess.TimeoutExpired:
-        return _refused("the source takes too long to parse")
-    if done.returncode != 0 or not done.stdout:
-        return _refused("the source cannot be parsed: the parser gave up on it")
-    said = json.loads(done.stdout)
-    return SourceReport(
-        said.get("error"), said.get("line"), tuple(said.get("imports", ())), tuple(said.get("needed", ()))
-    )
+        said = json.loads(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def needed_imports(report: SourceReport) -> tuple[str, ...]:

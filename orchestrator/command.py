@@ -11,7 +11,9 @@ _LIMITS = ("gpus", "wall", "cpus", "memory", "pids", "workspace")
 """Those that are options; the others can be asked for from Python only."""
 
 
-def repeating(goal: str, agents: AgentsChoice, options: LabOptions, results: Path, seed: int) -> str:
+def repeating(
+    goal: str, agents: AgentsChoice, options: LabOptions, results: Path, seed: int, require_signed: bool = False
+) -> str:
     """`labsandbox run` with the goal, the seed, and every option that is not as it would be unasked."""
     usual = LabOptions()
     asked = options.limits.model_dump(mode="json", exclude_none=True)
@@ -22,6 +24,7 @@ def repeating(goal: str, agents: AgentsChoice, options: LabOptions, results: Pat
         ("results", str(results), "results"),
     ]
     words = [word for name, value, unasked in chosen if value != unasked for word in (f"--{name}", str(value))]
+    words += ["--require-signed"] if require_signed else []
     return shlex.join(["labsandbox", "run", *_goal_and_options(goal, [*words, "--seed", str(seed)])])
 
 

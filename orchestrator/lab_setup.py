@@ -13,7 +13,7 @@ from executor.executor import Executor
 from policies.audit import AuditLog
 from policies.decision import Request
 from policies.merge import box_ceilings, terms_here
-from policies.model import PartialLimits, Policy, load_policy
+from policies.model import PartialLimits, Policy, built_in_policies, load_policy
 from policies.state import audit_path, cache_dir, state_dir
 from sandbox_images.images import BOOTSTRAP_BASE, DEFAULT_BASE, build_image, image_reference
 from sandbox_images.wheels import BuildError
@@ -31,6 +31,11 @@ class LabOptions:
     runtime: str | None = None
     image: str | None = None
     limits: PartialLimits = field(default_factory=PartialLimits)
+
+    def portable(self) -> "LabOptions":
+        """The same from any working directory."""
+        is_file = self.policy not in built_in_policies() and Path(self.policy).exists()
+        return replace(self, policy=str(Path(self.policy).absolute())) if is_file else self
 
 
 @dataclass(frozen=True)

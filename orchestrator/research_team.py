@@ -1,19 +1,25 @@
 """`AIResearchTeam`: the lab as a Python object."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.agents.client import LumenbridgeClient
-from orchestrator.agents.connect import AgentsChoice, Connected, connect
+from orchestrator.agents.connect import AgentsChoice, connect
+from orchestrator.agents.errors import AgentRefused
 from orchestrator.agents.team import Done, sandbox_facts, setup_team
-from orchestrator.command import repeating
+from orchestrator.context import Context, Progress, Silent, Terms
+from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
+from orchestrator.journal import EVENTS, Journal
 from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.settings import Settings
-from orchestrator.sprint import Budgets, Progress, Silent, Sprint
+from orchestrator.spec import SprintSpec, put_on_record, recorded_spec
+from orchestrator.sprint import Budgets, Sprint
 from policies.decision import Decision
 from policies.state import state_dir
 from results.store import RunFolder, Store
@@ -32,6 +38,7 @@ class AIResearchTeam:
         user_id: str | None = None,
         *,
         agents: AgentsChoice = "auto",
+        require_signed: bool = False,
         options: LabOptions | None = None,
         results_dir: str | Path = "results",
         seed: int = 0,
@@ -40,8 +47,11 @@ class AIResearchTeam:
     ) -> None:
         self._progress = progress or Silent()
         found = Settings.read(warn=self._progress.note)
-        self._settings = Settings(base_url or found.lumenbridge_url, user_id or found.user_id)
+        self._settings = replace(
+            found, lumenbridge_url=base_url or found.lumenbridge_url, user_id=user_id or found.user_id
+        )
         self._agents: AgentsChoice = agents
+        self._require_signed = require_signed
         self._options = options or LabOptions()
         self._results = Path(results_dir)
         self._seed = seed
@@ -51,48 +61,120 @@ class AIResearchTeam:
 
     def setup_team(self) -> dict[str, Done]:
         """Registers the team where it is missing or out of date. Raises AgentError."""
-        with self._connected() as connected:
+        with connect(self._settings, self._agents, state_dir(), self._require_signed) as connected:
             return setup_team(connected.client)
 
-    def run_sprint(self, goal: str) -> dict[str, Any]:
+    def run_sprint(self, goal: str, follows: str | None = None) -> dict[str, Any]:
         """Runs one sprint and returns its summary, which is also in the results folder.
 
-        Raises UsageProblem for what is no goal; PolicyError, RequestDenied, SandboxUnavailable or StoreError when
-        nothing could be started; AgentError when no code came.
+        follows: the sprint whose recommendation the goal is. Raises UsageProblem for what is no goal; PolicyError,
+        RequestDenied, SandboxUnavailable or StoreError when nothing could be started; AgentError when no code came.
         """
-        goal = check_goal(goal)
+        spec = self._spec(goal, follows)
+        return self._carry_out(spec, lambda: self._new(spec))
+
+    def prepare_sprint(self, goal: str, follows: str | None = None) -> str:
+        """Makes the folder of a sprint that nobody has begun, for `resume_sprint`, and returns its id."""
+        folder, journal = self._new(self._spec(goal, follows))
+        folder.close()
+        journal.close()
+        return folder.id
+
+    def resume_sprint(self, sprint: str) -> dict[str, Any]:
+        """Carries on with a sprint at the first step that did not end, under the options that it began with.
+
+        Raises StoreError or UsageProblem where it cannot be resumed, and whatever `run_sprint` raises.
+        """
+        store = Store(self._results)
+        folder = store.existing(sprint)
+        if not (folder.path / EVENTS).exists():
+            raise UsageProblem(f"{folder.id} has no journal: it cannot be resumed")
+        journal = Journal(folder.path / EVENTS)
+        with journal:
+            spec = recorded_spec(journal)
+            if journal.done("end"):
+                self._progress.note(f"{folder.id} had ended; there is nothing left to do")
+                return store.summary(folder.id)
+            try:
+                return self._carry_out(spec, lambda: (folder, journal))
+            except ValidationError:
+                raise UsageProblem(f"{folder.id} was begun by another version of labsandbox: run it anew") from None
+
+    def preflight(self) -> None:
+        """Makes sure that a sprint could run. Raises PolicyError, RequestDenied or SandboxUnavailable."""
         lab = open_lab(self._options, self._progress.note)
+        lab.executor.preflight(lab.policy, lab.request)
+
+    def _spec(self, goal: str, follows: str | None) -> SprintSpec:
+        return SprintSpec(
+            goal=check_goal(goal),
+            seed=self._seed,
+            agents=self._agents,
+            require_signed=self._require_signed,
+            options=self._options.portable(),
+            follows=follows,
+        )
+
+    def _new(self, spec: SprintSpec) -> tuple[RunFolder, Journal]:
+        folder = Store(self._results).new("sprint")
+        journal = Journal(folder.path / EVENTS)
+        put_on_record(spec, journal)
+        return folder, journal
+
+    def _carry_out(self, spec: SprintSpec, open_folder: Callable[[], tuple[RunFolder, Journal]]) -> dict[str, Any]:
+        lab = open_lab(spec.options, self._progress.note)
         self._progress.note(lab.why)
-        with self._connected() as connected:
+        with connect(self._settings, spec.agents, state_dir(), spec.require_signed) as connected:
             self._progress.note(connected.why)
             terms = lab.executor.preflight(lab.policy, lab.request)
-            setup_team(connected.client)
-            with Store(self._results).new("sprint") as folder:
+            self._set_up(connected.client)
+            folder, journal = open_folder()
+            with folder, journal:
                 self._progress.note(f"results in {folder.path}")
-                summary = self._sprint(connected.client, lab, terms, folder, goal).run(goal)
+                sprint = self._sprint(connected.client, lab, terms, spec, folder, journal)
+                try:
+                    summary = sprint.run(spec.goal)
+                except AgentRefused:
+                    raise  # it would be refused again
+                except BaseException:
+                    self._hint(folder)
+                    raise
+                if not journal.done("end"):
+                    self._hint(folder)
         self.sprint_log.append(summary)
         return summary
 
-    def _sprint(self, client: LumenbridgeClient, lab: Lab, terms: Decision, folder: RunFolder, goal: str) -> Sprint:
-        return Sprint(
-            client,
-            lambda experiment, sink: self._run_experiment(lab, experiment, sink, folder.id),
-            folder,
-            sandbox_facts(terms),
-            self._progress,
-            self._seed,
-            self._budgets,
-            repeating(goal, self._agents, self._options, self._results, self._seed),
-        )
+    def _hint(self, folder: RunFolder) -> None:
+        self._progress.note(f"not finished: labsandbox resume {folder.id} carries on from here")
 
-    def _run_experiment(self, lab: Lab, experiment: Experiment, sink: Sink, sprint_id: str) -> Execution:
-        return lab.executor.run(experiment, lab.policy, lab.request, self.watch(sink), sprint=sprint_id)
+    def _set_up(self, client: LumenbridgeClient) -> None:
+        for name, done in setup_team(client).items():
+            if done == "taken":
+                self._progress.note(f"{name}: the service keeps this name for an agent of somebody else's")
+
+    def _sprint(
+        self,
+        client: LumenbridgeClient,
+        lab: Lab,
+        terms: Decision,
+        spec: SprintSpec,
+        folder: RunFolder,
+        journal: Journal,
+    ) -> Sprint:
+        def run_experiment(experiment: Experiment, sink: Sink) -> Execution:
+            return lab.executor.run(experiment, lab.policy, lab.request, self.watch(sink), sprint=folder.id)
+
+        context = Context(
+            client,
+            run_experiment,
+            folder,
+            journal,
+            Terms(sandbox_facts(terms), terms.limits.wall),
+            self._progress,
+            spec.account,
+        )
+        return Sprint(context, spec.seed, self._budgets, spec.command(self._results), spec.follows)
 
     def watch(self, sink: Sink) -> Sink:
         """A place for subclasses to look at the results on their way; here they just pass."""
         return sink
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connected]:
-        with connect(self._settings, self._agents, state_dir()) as connected:
-            yield connected

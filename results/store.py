@@ -5,12 +5,16 @@ run goes on and are readable at every moment. Nothing that is already there is e
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 import time
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -20,6 +24,11 @@ from executor.experiment import MetricRecord, PlanRecord, RunRecord
 SUMMARY = "sprint_summary.json"
 EXECUTION = "execution.json"
 _ID = re.compile(r"(sprint|exec)_\d{8}_\d{6}(_\d+)?")
+_OF_AN_ATTEMPT = (
+    "experiment.py", "requirements.txt", "stdout.log", "stderr.log", "metrics.jsonl", "artifacts", "curves.png", EXECUTION
+)  # fmt: skip
+_TEMPORARY = re.compile(r"\.(?:part-|[A-Za-z0-9_.-]+\.)[a-z0-9_]{8}")
+"""As tempfile names what `write_bytes` and `ArtifactFile` are at."""
 _MAX_SUMMARY = 256 << 20
 _PROBE = 64 * 1024
 
@@ -68,13 +77,18 @@ class Store:
             raise StoreError(f"cannot read the results folder {self.root}: {error.strerror}") from None
         return sorted((name for name in found if name.startswith(kind)), key=_order)
 
+    def existing(self, run: str) -> "RunFolder":
+        """The folder of a run that is there. Raises StoreError."""
+        name = run if _ID.fullmatch(run) else f"sprint_{run}"
+        path = self.root / name
+        if not _ID.fullmatch(name) or not path.is_dir() or path.is_symlink():
+            raise StoreError(f"there is no sprint {ascii(run)[1:-1][:100]} in {self.root}")
+        return RunFolder(path)
+
     def summary(self, run: str) -> dict[str, Any]:
         """The summary of a sprint as it was written; older ones may lack any part. Raises StoreError."""
-        if not _ID.fullmatch(run):
-            run = f"sprint_{run}"
-        path = self.root / run / SUMMARY
-        if not _ID.fullmatch(run) or not path.parent.is_dir():
-            raise StoreError(f"there is no sprint {run} in {self.root}")
+        folder = self.existing(run)
+        run, path = folder.id, folder.path / SUMMARY
         try:
             with path.open("rb") as file:
                 data = json.loads(file.read(_MAX_SUMMARY))
@@ -130,6 +144,24 @@ class RunFolder:
         self._metrics = (self.path / "metrics.jsonl").open("wb", buffering=1 << 16)
         (self.path / "artifacts").mkdir()
 
+    def clear_attempt(self) -> None:
+        """Forgets what a run that was cut off left of its output, metrics and artifacts, and opens them anew."""
+        self.close()
+        for name in ("stdout.log", "stderr.log", "metrics.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "artifacts", ignore_errors=True)
+        self.open()
+
+    def set_aside(self, number: int) -> str:
+        """Moves all that is of one attempt into attempts/<number>, whose name is returned. May be repeated."""
+        target = self.path / "attempts" / str(number)
+        target.mkdir(parents=True, exist_ok=True)
+        self.close()
+        for name in _OF_AN_ATTEMPT:
+            if (self.path / name).exists():
+                (self.path / name).rename(target / name)
+        return f"attempts/{number}"
+
     def close(self) -> None:
         """Writes what is buffered. May be called twice."""
         for file in (*self._logs.values(), self._metrics):
@@ -178,6 +210,11 @@ class RunFolder:
         """Writes indented JSON, whole. NaN is a ValueError: JSON has none."""
         self.write_text(name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
+    def append_json(self, name: str, data: object) -> None:
+        """Adds one line to a file of JSON lines; several threads may."""
+        with (self.path / name).open("ab", buffering=0) as file:
+            append_whole(file, json.dumps(data, ensure_ascii=True).encode() + b"\n")
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes a file of this folder, whole and durable, mode 0644."""
         descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
@@ -193,15 +230,33 @@ class RunFolder:
             raise
 
 
+def append_whole(file: FileIO, line: bytes) -> None:
+    """Appends all of a line in one write, or nothing: what a full disk took of it is cut off. Raises OSError."""
+    size = os.fstat(file.fileno()).st_size
+    if file.write(line) != len(line):
+        os.ftruncate(file.fileno(), size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
+
+
 def unfinished(results: Path, older_than: float) -> list[Path]:
-    """Files below `results` that somebody was writing `older_than` seconds ago or earlier, and never finished."""
+    """Files of the runs below `results` that somebody was writing `older_than` seconds ago or earlier, and never finished."""
     found = []
-    for pattern in ("*/.*.????????", "*/artifacts/**/.part-*"):
-        for path in results.glob(pattern):
+    for run in _run_folders(results):
+        for path in [*run.glob(".*"), *(run / "artifacts").rglob(".part-*")]:
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > older_than and path.is_file() and not path.is_symlink():
+                state = path.lstat()
+                old = time.time() - state.st_mtime > older_than
+                if old and stat.S_ISREG(state.st_mode) and _TEMPORARY.fullmatch(path.name):
                     found.append(path)
     return sorted(found)
+
+
+def _run_folders(results: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [
+            path for path in results.iterdir() if _ID.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        ]
+    return []
 
 
 class ArtifactFile:

@@ -231,7 +231,7 @@ def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
 
 def test_an_interrupt_does_not_wait_for_agents_that_stall(here: Path) -> None:
     good = {"success": True, "result": {"agents": [], "agent": {"name": "any"}}}
-    set_up = 5  # requests: the list, and four that register
+    set_up = 6  # requests: the list, and five that register
 
     def stalls(connection: socket.socket, before: int) -> None:
         (always(answer(good)) if before < set_up else stall)(connection, before)
@@ -253,6 +253,7 @@ def test_an_interrupt_does_not_wait_for_agents_that_stall(here: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130 and said.endswith("interrupted\n")
+    assert "labsandbox resume sprint_" in said
     assert time.monotonic() - began < 3
     (folder,) = (here / "results").iterdir()
     assert json.loads((folder / "sprint_summary.json").read_text())["end_time"]
@@ -295,7 +296,7 @@ def test_policies_and_images_and_agents_and_the_machine_are_told_as_json_too(her
     assert cpu_image in {image["reference"] for image in images}
     assert json.loads(labsandbox("agents", "setup", "--json").stdout)["CoderAgent"] == "registered"
     assert json.loads(labsandbox("agents", "setup", "--json").stdout)["CoderAgent"] == "unchanged"
-    assert len(json.loads(labsandbox("agents", "list", "--json").stdout)) == 4
+    assert len(json.loads(labsandbox("agents", "list", "--json").stdout)) == 5
     routed = json.loads(labsandbox("agents", "consult", "AdamW vs Lion", "--json").stdout)
     assert routed["routing"]["selected_agent"] == "code" and "lab.compare" in routed["result"]["code"]
     doctor = json.loads(labsandbox("doctor", "--json").stdout)
@@ -380,6 +381,9 @@ def test_an_auditor_can_verify_show_prove_check_and_export(here: Path, own_state
         (("audit", "verify", "--against", "none"), "cannot read none"),
         (("audit", "log", "--since", "yesterday"), "not a moment"),
         (("audit", "export", "--out", "no/such/folder/x"), "cannot write"),
+        (("audit", "export", "--out", "."), "cannot write"),
+        (("audit", "export", "--out", "/"), "cannot write"),
+        (("audit", "export", "--out", "/etc/passwd/x"), "cannot write"),
         (("kill", "nonesuch"), "no container's execution id"),
     ],
 )

@@ -1,6 +1,7 @@
 """Promises of a sprint: budgets are deadlines, an agent that fails costs its own part, and the record is whole."""
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +20,16 @@ from orchestrator.agents.team import setup_team
 from orchestrator.cli.main import app
 from orchestrator.cli.options import lab_options
 from orchestrator.command import repeating
+from orchestrator.context import Context, Progress, RunExperiment, Silent, Terms
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
+from orchestrator.journal import EVENTS, Journal
 from orchestrator.lab_setup import LabOptions, open_lab
-from orchestrator.local_agents.engine import CodeAnswer
+from orchestrator.local_agents.engine import Answered, Choice, CodeAnswer
 from orchestrator.local_agents.serving import serve_locally
 from orchestrator.local_agents.store import AgentStore
 from orchestrator.settings import Settings
-from orchestrator.sprint import Budgets, Progress, Silent, Sprint
+from orchestrator.sprint import Budgets, Sprint
 from policies.decision import Request
 from policies.model import PartialLimits, load_policy
 from results.store import RunFolder, Store
@@ -49,21 +52,19 @@ class Scripted:
         self.prompts: list[tuple[str, str]] = []
         self.times: list[float] = []
 
-    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str) -> str:
+    def respond(self, agent_name: str, agent_prompt: str, user_prompt: str, account: str) -> Answered[str]:
         self.prompts.append((agent_name, user_prompt))
         self.times.append(time.monotonic())
-        task = "plan" if "Task: plan" in user_prompt else "validate" if "Task: validate" in user_prompt else agent_name
-        return self.answers.get(task, lambda: f"{task} says so")()
+        found = re.search(r"^Task: (\w+)$", user_prompt, re.MULTILINE)
+        task = found[1] if found else agent_name
+        return Answered(self.answers.get(task, lambda: f"{task} says so")())
 
-    def code(self, prompt: str) -> CodeAnswer:
+    def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
         self.prompts.append(("code", prompt))
-        return CodeAnswer(code=self.answers.get("code", lambda: COMPARISON)(), explanation="because")
+        return Answered(CodeAnswer(code=self.answers.get("code", lambda: COMPARISON)(), explanation="because"))
 
-    def route(self, prompt: str) -> tuple[str, str, float]:
-        return "code", "", 1.0
-
-
-RunExperiment = Callable[[Experiment, Sink], Execution]
+    def route(self, prompt: str, account: str) -> Answered[Choice]:
+        return Answered(Choice("code", "", 1.0))
 
 
 @pytest.fixture
@@ -85,7 +86,9 @@ def sprint(
     with serve_locally(engine, store) as url, Store(results).new("sprint") as folder:
         client = LumenbridgeClient(url, "lab", backoff=0.01)
         setup_team(client)
-        yield Sprint(client, run, folder, "Facts.", progress, budgets=budgets, seed=3), folder
+        with Journal(folder.path / EVENTS) as journal:
+            context = Context(client, run, folder, journal, Terms("Facts.", 10.0), progress or Silent(), "account")
+            yield Sprint(context, 3, budgets), folder
     store.close()
 
 
@@ -130,7 +133,7 @@ def test_a_goal_becomes_a_plan_code_an_execution_a_verdict_and_a_folder(
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
         "sprint_summary.json", "experiment.py", "requirements.txt", "metrics.jsonl", "stdout.log", "stderr.log",
-        "artifacts", "curves.png",
+        "artifacts", "curves.png", "events.jsonl", "agents.jsonl",
     }  # fmt: skip
 
 
@@ -276,7 +279,7 @@ def test_the_recorded_command_says_every_option_that_was_given(goal: str) -> Non
     again = lab_options(
         run["policy"], run["backend"], run["runtime"], run["image"], **{name: run[name] for name in limits}
     )
-    assert (run["goal"], run["agents"], str(run["results"]), run["seed"]) == (goal, "local", "/tmp/my results", 7)
+    assert (run["goal"], run["agents"], str(run["results"]), run["seed"]) == ([goal], "local", "/tmp/my results", 7)
     assert again == options
 
 

@@ -6,18 +6,16 @@ from typing import Annotated
 
 import typer
 
-from executor.experiment import Execution, Experiment
+from executor.experiment import Experiment
 from executor.imports import MAX_SOURCE, check_source, needed_imports
 from orchestrator.cli import options
 from orchestrator.cli.show import show_execution
 from orchestrator.cli.status import exit_status
 from orchestrator.cli.terminal import LogPrinter, note, print_json
 from orchestrator.errors import UsageProblem
-from orchestrator.lab_setup import Lab, open_lab
-from results.curves import draw_curves
-from results.metrics import read_records
-from results.store import EXECUTION, RunFolder, Store
-from sandbox_images.lock import requirements_text, unmet
+from orchestrator.lab_setup import open_lab
+from orchestrator.single import run_single
+from sandbox_images.lock import unmet
 
 
 def execute(
@@ -54,24 +52,13 @@ def execute(
     )  # fmt: skip
     lab = open_lab(chosen, note)
     note(lab.why)
-    with Store(results).new("exec") as folder:
-        folder.write_text("experiment.py", code)
-        execution = _run(lab, experiment, folder, as_json)
-        folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
+    out = sys.stderr if as_json else sys.stdout
+    execution, folder = run_single(lab, experiment, report.imports, results, lambda to: LogPrinter(to, out, sys.stderr))
     if as_json:
         print_json(execution.as_json())
     else:
-        show_execution(execution, folder.path)
+        show_execution(execution, folder)
     raise typer.Exit(exit_status(execution.outcome))
-
-
-def _run(lab: Lab, experiment: Experiment, folder: RunFolder, as_json: bool) -> Execution:
-    sink = LogPrinter(folder, sys.stderr if as_json else sys.stdout, sys.stderr)
-    execution = lab.executor.run(experiment, lab.policy, lab.request, sink)
-    folder.close()
-    folder.write_json(EXECUTION, execution.as_json())
-    draw_curves(read_records(folder.path / "metrics.jsonl"), folder.path / "curves.png")
-    return execution
 
 
 def read_code(name: str) -> str:

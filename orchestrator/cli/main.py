@@ -11,7 +11,7 @@ import typer
 
 from executor.errors import ExecutorError, RequestDenied
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
-from orchestrator.cli import agents, audit, doctor, execute, images, policy, run, sprints, upkeep
+from orchestrator.cli import again, agents, audit, doctor, execute, images, policy, run, sprints, upkeep
 from orchestrator.cli.status import DENIED, INFRASTRUCTURE, INTERRUPTED, USAGE
 from orchestrator.cli.terminal import console, note, tolerate_any_encoding
 from orchestrator.errors import UsageProblem
@@ -27,6 +27,10 @@ app = typer.Typer(
     help="An autonomous AI research lab whose experiments run in throwaway containers with enforced limits.",
 )
 app.command("run")(run.run)
+app.command("resume")(run.resume)
+app.command("rerun")(again.rerun)
+app.command("replay")(again.replay)
+app.command("next")(sprints.next_goals)
 app.command("exec")(execute.execute)
 app.command("doctor")(doctor.doctor)
 app.command("ps")(upkeep.ps)

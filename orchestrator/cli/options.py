@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from orchestrator.agents.connect import AgentsChoice
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import BackendChoice, LabOptions
 from policies.model import PartialLimits
@@ -22,6 +23,11 @@ Gpus = Annotated[int | None, typer.Option("--gpus", help="Number of GPUs.", min=
 Seed = Annotated[int, typer.Option("--seed", help="The base seed.", min=0, max=2**32 - 1)]
 Results = Annotated[Path, typer.Option("--results", help="Folder for results.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]
+Agents = Annotated[
+    AgentsChoice,
+    typer.Option("--agents", help="Who answers: Lumenbridge, or a local team (a model's or the playbook)."),
+]
+RequireSigned = Annotated[bool, typer.Option("--require-signed", help="Take no agent's answer without a signature.")]
 Wall = Annotated[str | None, typer.Option("--wall", help="Time, as 20s.", rich_help_panel=_LIMITS)]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="Cores, as 1.5.", rich_help_panel=_LIMITS)]
 Memory = Annotated[str | None, typer.Option("--memory", help="Memory, as 1GiB.", rich_help_panel=_LIMITS)]

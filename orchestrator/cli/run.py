@@ -1,19 +1,26 @@
-"""`labsandbox run GOAL`: one sprint, watched."""
+"""`labsandbox run GOAL…` and `labsandbox resume SPRINT`: sprints, watched."""
 
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.live import Live
+from rich.table import Column, Table
 
 from executor.experiment import Outcome, Sink
-from orchestrator.agents.connect import AgentsChoice
+from orchestrator.advice import advised_goal
+from orchestrator.batch import Line, run_batch
 from orchestrator.cli import options
-from orchestrator.cli.status import exit_status
+from orchestrator.cli.status import INFRASTRUCTURE, exit_status
 from orchestrator.cli.terminal import LogPrinter, console, harmless, note, notes, one_line, print_json
+from orchestrator.errors import UsageProblem
+from orchestrator.goal import check_goal
 from orchestrator.research_team import AIResearchTeam
+from results.store import Store, StoreError
+from results.summary import ended_of, outcome_of, part, verdict_of
 
-Agents = Annotated[AgentsChoice, typer.Option("--agents", help="Who answers: Lumenbridge, or a local team.")]
+MAX_GOALS = 1000
 
 
 class _Watched(AIResearchTeam):
@@ -37,8 +44,20 @@ class _Shown:
 
 
 def run(
-    goal: Annotated[str, typer.Argument(metavar="GOAL", help="What to find out, in a sentence.")],
-    agents: Agents = "auto",
+    goal: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="GOAL", help="What to find out, in a sentence.", show_default=False),
+    ] = None,
+    goals: Annotated[
+        Path | None, typer.Option("--goals", help="A file with further goals, one a line.", show_default=False)
+    ] = None,
+    parallel: Annotated[int, typer.Option("--parallel", help="How many goals at a time.", min=1, max=64)] = 1,
+    follows: Annotated[
+        str | None,
+        typer.Option("--next", metavar="SPRINT", help="Take up what a sprint recommends.", show_default=False),
+    ] = None,
+    agents: options.Agents = "auto",
+    require_signed: options.RequireSigned = False,
     policy: options.PolicyName = "default",
     backend: options.Backend = "auto",
     runtime: options.Runtime = None,
@@ -53,32 +72,119 @@ def run(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Let the team plan, write, run and judge an experiment."""
+    """Let the team plan, write, run, repair and judge an experiment for each goal."""
+    wanted: list[tuple[str, str | None]] = [(check_goal(one), None) for one in [*(goal or []), *_read_goals(goals)]]
+    if follows is not None:
+        sprint, advised = advised_goal(Store(results), follows)
+        note(f"{sprint} recommends: {advised}")
+        wanted.append((advised, sprint))
+    if not wanted:
+        raise UsageProblem('state a goal, such as "Compare AdamW vs. Lion on a small transformer"')
     chosen = options.lab_options(
         policy, backend, runtime, image,
         gpus=gpus, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
     )  # fmt: skip
-    team = _Watched(agents=agents, options=chosen, results_dir=results, seed=seed, progress=_Shown())
-    summary = team.run_sprint(goal)
+    team = _Watched(
+        agents=agents, require_signed=require_signed, options=chosen, results_dir=results, seed=seed, progress=_Shown()
+    )
+    if len(wanted) > 1:
+        raise typer.Exit(_run_several(team, wanted, parallel, results, as_json))
+    [(one, sprint_before)] = wanted
+    raise typer.Exit(_show(team.run_sprint(one, sprint_before), results, as_json))
+
+
+def resume(
+    sprint: Annotated[str, typer.Argument(help="A sprint's id, as `sprints list` shows it.")],
+    results: options.Results = Path("results"),
+    as_json: options.Json = False,
+) -> None:
+    """Carry on with a sprint that broke off, at the first step that did not end."""
+    team = _Watched(results_dir=results, progress=_Shown())
+    raise typer.Exit(_show(team.resume_sprint(sprint), results, as_json))
+
+
+def _show(summary: dict[str, Any], results: Path, as_json: bool) -> int:
+    """Prints a sprint's end, and returns the exit status."""
     if as_json:
         print_json(summary)
     else:
-        _show(summary, results)
-    raise typer.Exit(exit_status(_outcome(summary)))
+        notes.print()
+        console.print(f"Goal:      {one_line(summary['goal'])}", soft_wrap=True)
+        console.print(f"Execution: {one_line(ended_of(summary) or 'not run')}", soft_wrap=True)
+        console.print(f"Verdict:   {harmless(str(verdict_of(summary)))}", soft_wrap=True)
+        validation = part(summary, "validation")
+        for warning in validation["numbers"]["warnings"]:
+            console.print(f"           note: {harmless(warning)}", soft_wrap=True)
+        if repaired := part(summary, "self_healing").get("attempts"):
+            console.print(f"Attempts:  {len(repaired)} failed; all are in attempts/", soft_wrap=True)
+        if advised := validation.get("recommendation"):
+            console.print(f"Next:      {one_line(advised['goal'])}", soft_wrap=True)
+        console.print(f"Results:   {results / ('sprint_' + summary['sprint_id'])}", soft_wrap=True)
+    return exit_status(Outcome(outcome_of(summary) or Outcome.FAILED))
 
 
-def _show(summary: dict[str, Any], results: Path) -> None:
-    notes.print()
-    execution = summary["phases"]["implementation"].get("execution", {})
-    ended = execution.get("message") or execution.get("error") or "not run"
-    console.print(f"Goal:      {one_line(summary['goal'])}", soft_wrap=True)
-    console.print(f"Execution: {one_line(str(ended))}", soft_wrap=True)
-    console.print(f"Verdict:   {harmless(str(summary['verdict']))}", soft_wrap=True)
-    for warning in summary["phases"]["validation"]["numbers"]["warnings"]:
-        console.print(f"           note: {harmless(warning)}", soft_wrap=True)
-    console.print(f"Results:   {results / ('sprint_' + summary['sprint_id'])}", soft_wrap=True)
+# ---- several goals ----
 
 
-def _outcome(summary: dict[str, Any]) -> Outcome:
-    execution = summary["phases"]["implementation"].get("execution", {})
-    return Outcome(execution.get("outcome", Outcome.FAILED))
+def _run_several(
+    team: AIResearchTeam, wanted: list[tuple[str, str | None]], parallel: int, results: Path, as_json: bool
+) -> int:
+    """Runs all, shows a live table and one summary at the end; the worst exit status."""
+    team.preflight()
+    store = Store(results)
+    made = [(goal, team.prepare_sprint(goal, follows)) for goal, follows in wanted]
+    lines = [Line(goal, sprint, store.existing(sprint).path) for goal, sprint in made]
+    try:
+        with Live(console=notes, auto_refresh=False) as live:
+            run_batch(lines, parallel, results, lambda: live.update(_live_table(lines), refresh=notes.is_terminal))
+    finally:
+        ends = [_end(store, line) for line in lines]
+        if as_json:
+            print_json(ends)
+        else:
+            console.print(_end_table(ends))
+    return max((line.status for line in lines if line.status is not None), key=_badness, default=INFRASTRUCTURE)
+
+
+def _badness(status: int) -> int:
+    """Interrupted is worse than broken, broken than denied, denied than failed."""
+    return {0: 0, 1: 1, 2: 3, 3: 2}.get(status, status)
+
+
+def _live_table(lines: list[Line]) -> Table:
+    table = Table(Column("sprint", no_wrap=True), "goal", "at", Column("seconds", justify="right"))
+    for line in lines:
+        table.add_row(line.sprint, one_line(line.goal, 80), line.doing(), f"{line.seconds:.0f}")
+    return table
+
+
+def _end(store: Store, line: Line) -> dict[str, Any]:
+    end = {"sprint": line.sprint, "goal": line.goal, "status": line.status, "outcome": None, "verdict": None}
+    try:
+        summary = store.summary(line.sprint)
+    except StoreError:
+        return {**end, "verdict": line.last_words() or "not begun"}
+    return {**end, "outcome": outcome_of(summary), "verdict": verdict_of(summary) or line.last_words()}
+
+
+def _end_table(ends: list[dict[str, Any]]) -> Table:
+    table = Table(Column("sprint", no_wrap=True), "goal", "outcome", "verdict")
+    for end in ends:
+        table.add_row(*(one_line(str(end[key] or "–"), 160) for key in ("sprint", "goal", "outcome", "verdict")))
+    return table
+
+
+def _read_goals(path: Path | None) -> list[str]:
+    """One goal a line; blank lines and those that begin with # are left out. Raises UsageProblem."""
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not found:
+        raise UsageProblem(f"{path} holds no goal")
+    if len(found) > MAX_GOALS:
+        raise UsageProblem(f"{path} holds {len(found)} goals; at most {MAX_GOALS} are accepted")
+    return found

@@ -1,15 +1,19 @@
-"""`labsandbox sprints`: what was found before."""
+"""`labsandbox sprints`: what was found before; `labsandbox next`: what might be found next."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
+from orchestrator.advice import advice
 from orchestrator.cli import options
 from orchestrator.cli.show import limits_table
-from orchestrator.cli.terminal import console, harmless, one_line, print_json
+from orchestrator.cli.terminal import console, harmless, note, one_line, print_json
+from orchestrator.journal import EVENTS, peek
 from results.store import Store, StoreError
+from results.summary import Summary, ended_of, execution_of, outcome_of, part, verdict_of
 
 app = typer.Typer(no_args_is_help=True, help="Sprints: goals, verdicts and where their results are.")
 
@@ -34,7 +38,7 @@ def show_sprint(
     results: options.Results = Path("results"),
     as_json: options.Json = False,
 ) -> None:
-    """One sprint: goal, plan, execution, verdict."""
+    """One sprint: goal, plan, execution, repairs, verdict."""
     store = Store(results)
     summary = store.summary(sprint)
     if as_json:
@@ -44,49 +48,73 @@ def show_sprint(
     for title, text in _paragraphs(summary):
         console.print(f"\n{title}")
         console.print(harmless(text), soft_wrap=True)
-    execution = _part(summary, "implementation", "execution")
-    if isinstance(execution.get("limits"), dict):
+    limits = execution_of(summary).get("limits")
+    if isinstance(limits, dict) and limits:
         console.print()
-        console.print(limits_table(execution["limits"]))
+        console.print(limits_table({name: limit for name, limit in limits.items() if isinstance(limit, dict)}))
+
+
+def next_goals(
+    every: Annotated[bool, typer.Option("--all", help="Also those that were taken up.")] = False,
+    results: options.Results = Path("results"),
+    as_json: options.Json = False,
+) -> None:
+    """What the sprints' validators would try next; `labsandbox run --next SPRINT` takes one up."""
+    found = [one for one in advice(Store(results)) if every or one.taken is None]
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    if not found:
+        note("no sprint here recommends a goal that has not been taken up")
+        return
+    table = Table(Column("sprint", no_wrap=True), "next goal", "why", *(["taken up by"] if every else []))
+    for one in found:
+        cells = [one.sprint, one.goal, one.why, *([one.taken or "–"] if every else [])]
+        table.add_row(*(one_line(cell, 200) for cell in cells))
+    console.print(table)
 
 
 def _row(store: Store, run: str) -> dict[str, Any]:
+    steps = peek(store.root / run / EVENTS)
+    unfinished = "not finished (labsandbox resume carries on)" if steps and steps[-1].get("step") != "end" else None
     try:
         summary = store.summary(run)
     except StoreError as error:
-        return {"id": run, "goal": None, "outcome": None, "verdict": str(error)}
-    execution = _part(summary, "implementation", "execution")
-    outcome = execution.get("outcome")
-    if outcome is None and "success" in execution:
-        outcome = "completed" if execution["success"] else "failed"
+        asked = steps[0].get("result") if steps else None
+        goal = asked.get("goal") if isinstance(asked, dict) else None
+        return {"id": run, "goal": goal, "outcome": None, "verdict": unfinished or str(error)}
     # Where there was no code there is no verdict, and the reason says more than nothing.
-    verdict = _verdict(summary) or _part(summary, "implementation").get("error")
-    return {"id": run, "goal": summary.get("goal"), "outcome": outcome, "verdict": verdict}
+    verdict = verdict_of(summary) or part(summary, "implementation").get("error") or unfinished
+    return {"id": run, "goal": summary.get("goal"), "outcome": outcome_of(summary), "verdict": verdict}
 
 
-def _paragraphs(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Title and text of what the summary has; parts may be missing in summaries of older versions."""
-    plan = _part(summary, "discussion").get("action_plan")
-    execution = _part(summary, "implementation", "execution")
-    analysis = _part(summary, "validation").get("analysis")
-    errors = [_part(summary, phase).get("error") for phase in ("discussion", "implementation", "validation")]
-    ended = str(execution.get("message") or execution.get("error") or execution.get("outcome") or "")
-    if not ended and "returncode" in execution:
-        ended = f"returncode {execution['returncode']}"
-    found = [("Plan", plan), ("Execution", ended), ("Verdict", _verdict(summary)), ("Validation", analysis)]
-    found += [("Error", error) for error in errors]
+def _paragraphs(summary: Summary) -> list[tuple[str, str]]:
+    """Title and text of what the summary has."""
+    validation = part(summary, "validation")
+    found = [
+        ("Plan", part(summary, "discussion").get("action_plan")),
+        ("Execution", ended_of(summary)),
+        ("Repairs", _repairs(part(summary, "self_healing").get("attempts"))),
+        ("Verdict", verdict_of(summary)),
+        ("Validation", validation.get("analysis")),
+    ]
+    found += [("Error", part(summary, phase).get("error")) for phase in ("discussion", "implementation", "validation")]
     return [(title, text if isinstance(text, str) else str(text)) for title, text in found if text]
 
 
-def _verdict(summary: dict[str, Any]) -> str | None:
-    verdict = _part(summary, "validation").get("verdict") or summary.get("verdict")
-    text = verdict.get("text") if isinstance(verdict, dict) else verdict
-    return str(text) if text else None
-
-
-def _part(summary: dict[str, Any], *path: str) -> dict[str, Any]:
-    """A nested part of a summary; empty when it is missing or of another shape."""
-    part: Any = summary.get("phases")
-    for key in path:
-        part = part.get(key) if isinstance(part, dict) else None
-    return part if isinstance(part, dict) else {}
+def _repairs(attempts: object) -> str:
+    """One line for each attempt that failed."""
+    lines = []
+    for attempt in attempts if isinstance(attempts, list) else []:
+        if not isinstance(attempt, dict):
+            continue
+        failure = one_line(str(attempt.get("failure", "")), 160)
+        votes = attempt.get("votes")
+        said = (
+            [str(vote.get("vote")) for vote in votes.values() if isinstance(vote, dict)]
+            if isinstance(votes, dict)
+            else []
+        )
+        voted = f" (votes: {', '.join(said)})" if said else ""
+        lines.append(f"{attempt.get('attempt')}: {failure} → {attempt.get('decision')}{voted}")
+    return "\n".join(lines)

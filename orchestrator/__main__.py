@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `labsandbox`."""
+
+from orchestrator.cli.main import main
+
+main()

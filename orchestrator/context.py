@@ -1,0 +1,123 @@
+"""What all parts of a sprint share: who is asked, where it is recorded, who is told."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol
+
+from executor.experiment import Execution, Experiment, Sink
+from orchestrator.agents.answers import Code
+from orchestrator.agents.client import LumenbridgeClient
+from orchestrator.agents.errors import AgentError
+from orchestrator.journal import Journal
+from results.store import RunFolder
+
+CALLS = "agents.jsonl"
+_P = ParamSpec("_P")
+
+
+class Progress(Protocol):
+    """Told what goes on; a command line renders it."""
+
+    def phase(self, name: str, seconds: float) -> None:
+        """A phase begins, with its budget."""
+
+    def said(self, agent: str, text: str) -> None:
+        """An agent answered."""
+
+    def note(self, text: str) -> None:
+        """Anything else worth a line."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def phase(self, name: str, seconds: float) -> None: ...
+
+    def said(self, agent: str, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+RunExperiment = Callable[[Experiment, Sink], Execution]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Under which experiments run: in words for the agents, and the seconds that one may take."""
+
+    facts: str
+    wall: float
+
+
+class Context:
+    """A sprint's collaborators. Every question asked through it is a step of the journal, and on record in full."""
+
+    def __init__(
+        self,
+        client: LumenbridgeClient,
+        run_experiment: RunExperiment,
+        folder: RunFolder,
+        journal: Journal,
+        terms: Terms,
+        progress: Progress,
+        account: str,
+    ) -> None:
+        self._client = client.for_sprint(account, self._record)
+        self.run_experiment = run_experiment
+        self.folder = folder
+        self.journal = journal
+        self.terms = terms
+        self.progress = progress
+        self.agents_url = client.base_url
+
+    def ask(self, step: str, agent: str, prompt: str, deadline: float) -> str:
+        """What an agent says. Raises AgentError, again when the sprint is resumed."""
+        return self.journal.step(step, lambda: self._client.invoke(agent, prompt, deadline))
+
+    def ask_code(self, step: str, prompt: str, deadline: float, *, final: bool) -> Code:
+        """Code. Raises AgentError; a `final` one is not kept."""
+        work = lambda: self._client.code(prompt, deadline).model_dump(by_alias=True)  # noqa: E731
+        return Code.model_validate(self.journal.step(step, work, final=final))
+
+    def heard(self, agent: str, ask: Callable[[], str]) -> tuple[str, str]:
+        """An answer and why there is none, one of them empty; whoever watches is told."""
+        try:
+            text = ask()
+        except AgentError as error:
+            self.progress.note(str(error))
+            return "", str(error)
+        self.progress.said(agent, text)
+        return text, ""
+
+    def ask_all(self, questions: dict[str, tuple[str, str]], deadline: float) -> list[tuple[str, str]]:
+        """The answers to several questions (agent and prompt, by step) at once, in their order; as `heard` gives them."""
+        asked = [
+            (agent, in_background(self.ask, step, agent, prompt, deadline))
+            for step, (agent, prompt) in questions.items()
+        ]
+        return [self.heard(agent, answer.result) for agent, answer in asked]
+
+    def _record(self, call: dict[str, Any]) -> None:
+        self.folder.append_json(CALLS, call)
+        signature = call.get("signature") or {}
+        if pinned := signature.get("pinned_key"):
+            who, key = signature["identity"] or call["agent"], signature["public_key"]
+            self.progress.note(f"the key that signs for {who} has changed: it was {pinned}, and is {key}")
+        if signature.get("grade") == "invalid":
+            self.progress.note(f"{call['agent']}: the answer's signature is not valid")
+
+
+def in_background(work: Callable[_P, str], *arguments: _P.args, **named: _P.kwargs) -> Future[str]:
+    """What `work` gives, from a daemon thread: unlike a pool's, nobody waits for it when the process is to end."""
+    outcome: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(*arguments, **named))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="agent", daemon=True).start()
+    return outcome
