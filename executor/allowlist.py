@@ -3,8 +3,9 @@
 import ipaddress
 from collections.abc import Iterable
 
-# These carry an address of version 4 that a gateway would dial (RFC 6052).
-_NAT64 = ipaddress.ip_network("64:ff9b::/32")
+# Of version 6 only what is handed out to networks (RFC 4291, 2.4): not site-local addresses, nor the many forms that
+# carry one of version 4 which somebody on the way would dial (RFC 6052 and its elders).
+_GLOBAL = ipaddress.ip_network("2000::/3")
 
 
 class Refused(Exception):
@@ -34,8 +35,8 @@ class AllowList:
         if isinstance(address, ipaddress.IPv6Address):
             address = address.ipv4_mapped or address
         public = address.is_global and not address.is_multicast
-        if isinstance(address, ipaddress.IPv6Address):  # these carry an address of version 4 that a gateway would dial
-            public = public and address.sixtofour is None and address.teredo is None and address not in _NAT64
+        if isinstance(address, ipaddress.IPv6Address):
+            public = public and address in _GLOBAL and address.sixtofour is None and address.teredo is None
         if not public and join_authority(str(address), port) not in self._hosts:
             raise Refused("network.address", f"the name leads to {address}, which is not a public address")
         return str(address)
@@ -48,7 +49,7 @@ def split_authority(authority: str, default_port: int | None = None) -> tuple[st
         host, port = authority, str(default_port or "")
     host = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
     plain = host.replace("-", "").replace(".", "").replace(":", "").isalnum() and host.isascii()
-    if not plain or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    if not plain or not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
         raise Refused("network.request", "no host and port")
     return host, int(port)
 

@@ -24,7 +24,7 @@ def _safe_part(part: str) -> str:
     if text[0] in "-.~":
         text = _escape(text[0]) + text[1:]
     if len(text.encode()) > _MAX_PART:
-        digest = hashlib.sha256(part.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        digest = hashlib.sha256(_bytes(part)).hexdigest()[:16]
         text = text.encode()[: _MAX_PART - 17].decode(errors="ignore") + "-" + digest
     return text
 
@@ -34,4 +34,12 @@ def _plain(character: str) -> bool:
 
 
 def _escape(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"%{byte:02X}" for byte in _bytes(character))
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes of a name as the container's file system has it; halves of characters are somebody's invention."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

@@ -7,6 +7,7 @@ kinds are known, JSON is validated. `runner.py` lists the frames.
 import json
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ _KINDS = frozenset(b"HSOEMNFDZAXTUV")
 _QUEUED = 16 << 20
 """Bytes waiting to be written to the container before `send` waits too; more than all its tunnels may have under way."""
 _SEND_TIMEOUT = 60.0
+_CLOSE_GRACE = 2.0
 _RUNNER = Path(__file__).with_name("runner.py")
 
 # Reads the runner's length and source from standard input. PID 1 then replaces itself once, so that the
@@ -157,8 +159,9 @@ class Channel:
             self._deaf = self._deaf or "the channel is closed"
             self._changed.notify_all()
         self._connection.close()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        end = time.monotonic() + _CLOSE_GRACE
+        for thread in self._threads:  # one that hangs on a container that does not read ends when that is destroyed
+            thread.join(timeout=max(0.0, end - time.monotonic()))
 
     def _write(self) -> None:
         while True:
@@ -199,5 +202,6 @@ class Channel:
     def _put(self, item: tuple[bytes, bytes] | BaseException) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._frames) < self._HELD)
-            self._frames.append(item)
+            if not self._closed:
+                self._frames.append(item)
             self._changed.notify_all()

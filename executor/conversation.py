@@ -40,6 +40,8 @@ _SLACK = 256 * 1024  # notes and tails that PID 1 adds beyond the output limit
 _MAX_KEPT_RECORDS = 20_000
 _TIME = struct.Struct(">d")
 
+_ENDS = {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}
+
 Stream = Literal["stdout", "stderr"]
 AnyRecord = MetricRecord | PlanRecord | RunRecord
 
@@ -288,10 +290,15 @@ class Conversation:
             self._writer = None
 
     def _note_skipped(self, said: dict[str, Any]) -> None:
-        for entry in list(said.get("first") or [])[:100]:
+        first = said.get("first") or []
+        if not isinstance(first, list):
+            raise ChannelError("the container's word on what it skipped makes no sense")
+        for entry in first[:100]:
+            if not isinstance(entry, list) or len(entry) != 2:
+                raise ChannelError("the container's word on what it skipped makes no sense")
             name, reason = (str(part) for part in entry)
-            self.report.skipped.append(f"{safe_name(name) or ascii(name[:200])}: {reason[:100]}")
-        more = int(_number(said.get("skipped"))) - len(said.get("first") or [])
+            self.report.skipped.append(f"{safe_name(name) or ascii(name[:200])}: {ascii(reason[:100])[1:-1]}")
+        more = int(_number(said.get("skipped"))) - len(first)
         if more > 0:
             self.report.skipped.append(f"and {more} more")
 
@@ -299,7 +306,7 @@ class Conversation:
         """The experiment's process is over."""
         report = self.report
         ended = said.get("ended")
-        if ended not in {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}:
+        if not isinstance(ended, str) or ended not in _ENDS:
             raise ChannelError("the container's word on the experiment's end makes no sense")
         now = time.monotonic()
         if self._stopping is None:

@@ -30,6 +30,7 @@ _RESOLVE_SECONDS, _FETCH_SECONDS = 60.0, 600.0
 _FRESH_SECONDS = 24 * 3600.0
 """For so long the same requirements are taken to resolve to the same versions, without asking the index again."""
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
+_PIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+(?: ;[^@]*)?|--hash=sha256:[0-9a-f]{64})(?: \\)?|")
 _MAX_ENTRIES = 1 << 16
 _PAGE = 4096
 
@@ -64,6 +65,7 @@ def fetch(requirements: Iterable[str], terms: Dependencies, cache: Path, progres
     pins = _resolve(wanted, source, cache, progress)
     if not pins.strip():
         return Wheels()
+    _check_pins(pins)
     assert terms.total is not None
     return _listed(_download(pins, source, terms.total, cache, progress))
 
@@ -128,6 +130,16 @@ def _resolve(wanted: list[str], source: _Source, cache: Path, progress: Progress
         _run([_uv(), *command, *source.options()], folder, _RESOLVE_SECONDS, wanted)
         (folder / "pins.txt").rename(kept)
     return kept.read_text()
+
+
+def _check_pins(pins: str) -> None:
+    """Versions of an index and their hashes, and nothing else: pip builds what stands at an address, whatever it is told.
+
+    Raises PackagesUnavailable.
+    """
+    for line in pins.splitlines():
+        if not _PIN.fullmatch(line.strip()):
+            raise PackagesUnavailable(f"the resolver answered with what is no pinned version: {ascii(line)[:100]}")
 
 
 def _uv() -> str:

@@ -23,7 +23,7 @@ import h11
 from executor.allowlist import AllowList, Refused, is_address, join_authority, split_authority
 from executor.channel import Channel, frame
 from executor.errors import ChannelError
-from executor.tls import HelloError, server_name
+from executor.tls import HelloError, HelloReader
 
 VERDICT_SECONDS = 5.0
 """No verdict within this time is a refusal."""
@@ -65,6 +65,8 @@ class Request:
     down: int = 0
     established: bool = False
     """Whether the experiment was answered already, so that a refusal can no more be put in words."""
+    judged: bool = False
+    """Whether a verdict is on record."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -101,7 +103,8 @@ class Egress:
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
-        self._loop.close()
+        if not self._thread.is_alive():  # it may hang on a container that does not read, and ends with that
+            self._loop.close()
         if self._unrecorded:
             self._write("network-flood", refused=self._unrecorded, recorded=MAX_REQUESTS)
 
@@ -150,6 +153,8 @@ class Egress:
             self._note(request, allow=False, rule="network.failed", reason=f"{type(error).__name__}: {error}"[:200])
             last_words = _refusal("the connection failed", "502 Bad Gateway")
         finally:
+            if not request.judged:
+                self._note(request, allow=False, rule="network.aborted", reason="broken off before there was a verdict")
             seconds = round(time.monotonic() - began, 3)
             counts = {"bytes_up": request.up, "bytes_down": request.down, "seconds": seconds}
             self._write("network-end", host=request.host[:255], port=request.port, **counts)
@@ -172,7 +177,7 @@ class Egress:
             hello = await _client_hello(tunnel, inner.trailing_data[0])
             if hello.name != (None if is_address(host) else host):  # RFC 6066: an address is no server name
                 raise Refused("network.sni", f"TLS for {hello.name or 'no name'} in a tunnel to {host}")
-            return Proxied(await self._dial(request), hello.data)
+            return Proxied(await self._dial(request), bytes(hello.data))
         if head.method not in _METHODS or not target.lower().startswith("http://"):
             raise Refused("network.request", f"{request.method} of this form is not passed on")
         authority, slash, path = target[len("http://") :].partition("/")
@@ -180,6 +185,9 @@ class Egress:
         host, port = self._allowed.name(authority, 80)
         if any(split_authority(value.decode("ascii", "replace"), 80) != (host, port) for value in _hosts(head)):
             raise Refused("network.host", "the Host header names another host")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in head.headers}:
+            # RFC 9112, 6.3: two hops may differ in where such a request ends, and what is behind it is another one.
+            raise Refused("network.request", "both a length and a transfer coding")
         await self._locate(request, host, port)
         outer = h11.Request(
             method=head.method, target=(slash + path or "/").encode(), headers=_forwarded(head, host, port)
@@ -229,6 +237,7 @@ class Egress:
     def _note(self, request: Request, **verdict: Any) -> None:
         about = {"method": request.method, "host": request.host[:255], "port": request.port, "address": request.address}
         self._write("network", **about, **verdict)
+        request.judged = True
 
     def _write(self, event: str, **fields: Any) -> None:
         try:
@@ -261,7 +270,8 @@ class Tunnel:
             if self._under_way < WINDOW:
                 self._room.set()
         elif kind == b"V" and self.task is not None:
-            self.task.cancel()
+            # In a while: a task that is cancelled before its first step leaves no record.
+            asyncio.get_running_loop().call_soon(self.task.cancel)
 
     async def read(self) -> bytes:
         """What came; b"" at the end. Reading gives the container room for more."""
@@ -327,25 +337,18 @@ async def _event(connection: h11.Connection, tunnel: Tunnel) -> Any:
     return event
 
 
-@dataclass(frozen=True)
-class _Hello:
-    name: str | None
-    data: bytes
-
-
-async def _client_hello(tunnel: Tunnel, data: bytes) -> _Hello:
-    """Reads up to the end of a ClientHello; everything read, and the server's name in it. Raises Refused."""
+async def _client_hello(tunnel: Tunnel, data: bytes) -> HelloReader:
+    """Reads up to the end of a ClientHello. Raises Refused."""
+    hello = HelloReader()
     while True:
         try:
-            done, name = server_name(data)
+            if hello.feed(data):
+                return hello
         except HelloError as error:
             raise Refused("network.tls", str(error)) from None
-        if done:
-            return _Hello(name, data)
-        more = await tunnel.read()
-        if not more:
+        data = await tunnel.read()
+        if not data:
             raise Refused("network.tls", "the tunnel ended before its ClientHello did")
-        data += more
 
 
 def _told(authority: str, default_port: int) -> tuple[str, int]:

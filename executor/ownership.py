@@ -1,6 +1,7 @@
 """Who owns a container: a process of a user on a machine, by pid and start time, until a deadline.
 
-A pid alone is reused; with the start time and the machine's boot it is not.
+A pid alone is reused; with the start time and the machine's boot it is not. It means something only in its own pid
+namespace: of an owner in another one (a container that was given the engine's socket), only the deadline can be judged.
 """
 
 import os
@@ -9,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-
-import psutil
 
 PREFIX = "labsandbox."
 
@@ -21,8 +20,10 @@ class Owner:
 
     uid: int
     pid: int
-    started: float
-    """When that process started, in seconds since the epoch."""
+    started: int
+    """When that process started, in clock ticks since the boot: no change of the clock moves it."""
+    namespace: str
+    """The pid namespace that the pid is of."""
     boot: str
     """The kernel's boot id, so that labels on a remote engine are not judged by this machine's pids."""
     deadline: float
@@ -34,7 +35,8 @@ class Owner:
         return cls(
             uid=os.getuid(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=start_ticks(os.getpid()) or 0,
+            namespace=pid_namespace(),
             boot=_boot_id(),
             deadline=time.time() + lifetime,
         )
@@ -50,7 +52,8 @@ class Owner:
             return cls(
                 uid=int(labels[PREFIX + "uid"]),
                 pid=int(labels[PREFIX + "pid"]),
-                started=float(labels[PREFIX + "started"]),
+                started=int(labels[PREFIX + "started"]),
+                namespace=labels[PREFIX + "namespace"],
                 boot=labels[PREFIX + "boot"],
                 deadline=float(labels[PREFIX + "deadline"]),
             )
@@ -62,17 +65,27 @@ class Owner:
         return self.uid == os.getuid() and (time.time() > self.deadline or self._dead())
 
     def _dead(self) -> bool:
-        if self.boot != _boot_id():
-            return False  # another machine, or this one before a reboot: its deadline decides
+        if self.boot != _boot_id() or self.namespace != pid_namespace():
+            return False  # another machine, this one before a reboot, or pids that mean others: its deadline decides
         return not alive(self.pid, self.started)
 
 
-def alive(pid: int, started: float) -> bool:
-    """Whether the process that had this pid and started then (seconds since the epoch) is there still."""
+def alive(pid: int, started: int) -> bool:
+    """Whether the process of this namespace that had this pid and started then (clock ticks) is there still."""
+    return start_ticks(pid) == started
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot (proc_pid_stat(5), field 22); None when there is none."""
     try:
-        return abs(psutil.Process(pid).create_time() - started) <= 1.0
-    except psutil.NoSuchProcess:
-        return False
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def pid_namespace() -> str:
+    """This process's pid namespace: its number."""
+    return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
 
 
 def _boot_id() -> str:

@@ -7,6 +7,7 @@ over several records. An encrypted hello (extension 0xfe0d) names another server
 import struct
 
 _MAX_HELLO = 64 * 1024
+_MAX_RECORDS = 64
 _SERVER_NAME, _ENCRYPTED_HELLO = 0, 0xFE0D
 
 
@@ -14,28 +15,49 @@ class HelloError(ValueError):
     """What came first is no ClientHello that can be judged; the text says why."""
 
 
-def server_name(data: bytes) -> tuple[bool, str | None]:
-    """(whether the hello is whole, the name in it in lower case or None). Raises HelloError."""
-    if data and data[0] != 22:
-        raise HelloError("the tunnel carries no TLS")
-    message = b""
-    while len(data) >= 5:
-        kind, _, length = struct.unpack_from(">BHH", data)
-        if kind != 22 or length == 0 or length > 1 << 14:
-            raise HelloError("the tunnel carries no TLS handshake")
-        fragment, data = data[5 : 5 + length], data[5 + length :]
-        message += fragment
-        if len(message) >= 4:
-            if message[0] != 1:
-                raise HelloError("the handshake does not begin with a ClientHello")
-            size = int.from_bytes(message[1:4], "big")
-            if size > _MAX_HELLO:
-                raise HelloError("the ClientHello is too long")
-            if len(message) >= 4 + size:
-                return True, _name(message[4 : 4 + size])
-        if len(fragment) < length:
-            break
-    return False, None
+class HelloReader:
+    """Takes bytes as they come, and looks at each once."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        """Everything that was fed."""
+        self._message = bytearray()
+        self._at = self._records = 0
+        self.name: str | None = None
+        """The server's name in lower case; None where the hello has none."""
+
+    def feed(self, data: bytes) -> bool:
+        """Whether the hello is whole now, so that `name` is known. Raises HelloError."""
+        self.data += data
+        if self.data and self.data[0] != 22:
+            raise HelloError("the tunnel carries no TLS")
+        while len(self.data) - self._at >= 5:
+            kind, _, length = struct.unpack_from(">BHH", self.data, self._at)
+            if kind != 22 or length == 0 or length > 1 << 14:
+                raise HelloError("the tunnel carries no TLS handshake")
+            if len(self.data) - self._at - 5 < length:
+                break
+            self._records += 1
+            if self._records > _MAX_RECORDS:
+                raise HelloError("the ClientHello is spread over too many records")
+            self._message += self.data[self._at + 5 : self._at + 5 + length]
+            self._at += 5 + length
+            if self._whole():
+                return True
+        return False
+
+    def _whole(self) -> bool:
+        if len(self._message) < 4:
+            return False
+        if self._message[0] != 1:
+            raise HelloError("the handshake does not begin with a ClientHello")
+        size = int.from_bytes(self._message[1:4], "big")
+        if size > _MAX_HELLO:
+            raise HelloError("the ClientHello is too long")
+        if len(self._message) < 4 + size:
+            return False
+        self.name = _name(bytes(self._message[4 : 4 + size]))
+        return True
 
 
 def _name(hello: bytes) -> str | None:

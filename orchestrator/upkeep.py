@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executor.backends.base import Backend, Found
+from executor.errors import InfrastructureError
 from executor.executor import Executor
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import every_backend
@@ -18,6 +19,7 @@ from sandbox_images.wheels import leftovers
 
 _KEPT_SECONDS = 30 * 24 * 3600.0
 """For so long fetched packages are kept after they were last made or used."""
+_KILL_SECONDS = 10.0
 _FINISHED_SECONDS = 24 * 3600.0
 """Whatever was being written so long ago is not being written any more."""
 
@@ -48,7 +50,8 @@ def running() -> list[Running]:
 def kill(prefix: str) -> Running:
     """Ends the one container whose execution id begins with `prefix`; whoever waits for it records the end.
 
-    Raises UsageProblem when there is none or more than one, or it is another user's.
+    Raises UsageProblem when there is none or more than one, or it is another user's; InfrastructureError when it does
+    not end.
     """
     matching = [one for one in running() if prefix and one.found.execution_id.startswith(prefix)]
     if not matching:
@@ -60,6 +63,11 @@ def kill(prefix: str) -> Running:
         raise UsageProblem(f"{one.found.execution_id} belongs to uid {one.found.owner.uid}")
     AuditLog(audit_path()).append("kill", execution=one.found.execution_id, backend=one.backend.name)
     one.found.container.kill()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while one.found.container.pid() is not None:
+        if time.monotonic() > deadline:
+            raise InfrastructureError(f"{one.found.execution_id} was told to end, and still runs")
+        time.sleep(0.05)
     return one
 
 

@@ -3,12 +3,13 @@
 Four files: `audit.jsonl` the records; `audit.checkpoints` a signed checkpoint for each commit, oldest first;
 `audit.hashes` the tree's hashes, which can be made again from the records; `audit.key` the signing key. A commit writes
 records, syncs, writes the checkpoint, syncs; all under a lock on the records' file, so many processes may write. A
-writer that dies leaves at most a torn line, or whole records that no checkpoint covers yet: the next one cuts off the
-former, covers the latter, and records both.
+writer that dies leaves at most a torn line, or whole records that no checkpoint covers: nobody was told that these are
+there, and nobody can say who wrote them, so the next writer cuts them off and records their digest.
 """
 
 import fcntl
 import getpass
+import hashlib
 import json
 import os
 import threading
@@ -17,12 +18,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 
-from policies.checkpoint import Checkpoint, CheckpointError, Signer, load_signer
+from policies.checkpoint import Checkpoint, CheckpointError, Signer, load_signer, new_signer
 from policies.merkle import HASH_BYTES, Frontier, frontier, leaf_hash, stored_count
 
 SCHEMA = "labsandbox.audit/2"
@@ -31,6 +33,7 @@ MAX_RECORD = 65_535
 _UNSIGNED_SCHEMA = "labsandbox.audit/1"
 """Of logs from before there were checkpoints; such a log is adopted, and the log says so."""
 _ADVICE = "(labsandbox audit verify); keep the files, and start a new log"
+_CHUNK = 1 << 20
 _NOTE_TAIL = 4096  # more than a checkpoint's bytes
 
 Event = tuple[str, dict[str, Any]]
@@ -38,6 +41,15 @@ Event = tuple[str, dict[str, Any]]
 
 class AuditError(OSError):
     """The log cannot be written or read; nothing may run without it."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of records, checkpoints and stored hashes."""
+
+    records: int
+    checkpoints: int
+    hashes: int
 
 
 @dataclass
@@ -73,7 +85,8 @@ class AuditLog:
         """Adds records in one commit: all of them are durable when it returns. Raises AuditError."""
         with self._lock, self._locked() as descriptor:
             try:
-                self._signer = self._signer or load_signer(self.key)
+                if self._signer is None:
+                    self._signer = load_signer(self.key) if self.key.exists() else self._first_use(descriptor)
                 head = self._known(descriptor) or self._recover(descriptor)
                 self._head = None  # until the commit is through, nothing is known for certain
                 first = head.tree.size
@@ -92,14 +105,14 @@ class AuditLog:
         for number, line in enumerate(self.lines()):
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 raise AuditError(f"line {number + 1} of {self.path} is no record")
             yield record
 
-    def lines(self) -> Iterator[bytes]:
-        """Every whole line, without its end. A torn last line is left to the next writer."""
+    def lines(self, end: int | None = None) -> Iterator[bytes]:
+        """Every whole line up to byte `end`, without its own end. A torn last line is left to the next writer."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -107,10 +120,23 @@ class AuditLog:
         except OSError as error:
             raise AuditError(f"cannot read the audit log {self.path}: {error.strerror}") from None
         with file:
+            read = 0
             for line in file:
-                if not line.endswith(b"\n"):
+                read += len(line)
+                if not line.endswith(b"\n") or (end is not None and read > end):
                     return
                 yield line[:-1]
+
+    def sizes(self) -> Sizes:
+        """Bytes of the three files between two commits: they only grow, so what is below stays what it is."""
+        try:
+            with self.path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                return Sizes(*map(_size, (self.path, self.checkpoints, self.hashes)))
+        except FileNotFoundError:
+            return Sizes(0, _size(self.checkpoints), _size(self.hashes))
+        except OSError as error:
+            raise AuditError(f"cannot read the audit log {self.path}: {error.strerror}") from None
 
     # ---- under the lock ----
 
@@ -136,34 +162,62 @@ class AuditLog:
             return None
         return head if _size(self.checkpoints) == head.notes_bytes else None
 
+    def _first_use(self, descriptor: int) -> Signer:
+        """A key for a log that has none. It is kept last: where there is a key, there has been a signed log."""
+        _cut_torn_line(descriptor)
+        last = _last_record(descriptor)
+        note, _ = self._last_note()
+        signed = last.get("schema") != _UNSIGNED_SCHEMA if last else _size(self.hashes) or (note and note.size)
+        if signed:
+            raise AuditError(f"its key is gone {_ADVICE}")
+        tree = self._rebuilt(int(last["seq"]) + 1) if last else Frontier()
+        if last and tree.size != int(last["seq"]) + 1:
+            raise AuditError(f"its last record is damaged {_ADVICE}")
+        self._signer = new_signer()
+        self.checkpoints.unlink(missing_ok=True)  # of somebody who died just here
+        self._sign(tree)
+        self._signer.keep(self.key)
+        return self._signer
+
     def _recover(self, descriptor: int) -> _Head:
         """Reads the end of the log, mends what a dead writer left, and records that it did. Raises AuditError."""
-        torn = _cut_torn_line(descriptor)
+        mended: dict[str, Any] = {}
+        if torn := _cut_torn_line(descriptor):
+            mended["torn_bytes"] = torn
+        last = _last_record(descriptor)
+        note, notes_bytes = self._last_note()
+        if note is None:
+            raise AuditError(f"its checkpoints are gone {_ADVICE}")
+        if (int(last["seq"]) + 1 if last else 0) != note.size:
+            mended |= self._cut_unsigned(descriptor, note.size)
+        tree = self._tree(note.size)
+        if tree.root() != note.root:
+            tree = self._rebuilt(note.size)
+            if tree.size != note.size or tree.root() != note.root:
+                raise AuditError(f"it is not what was signed {_ADVICE}")
         info = os.fstat(descriptor)
         self._inode = info.st_ino
-        last = _last_record(descriptor)
-        size = int(last["seq"]) + 1 if last else 0
-        note, notes_bytes = self._last_note()
-        if note is None and size == 0:
-            # Before the first record, so that a log with records and no checkpoint is never mistaken for a new one.
-            notes_bytes = self._sign(Frontier())
-            return _Head(info.st_size, notes_bytes, Frontier())
-        if note is None:
-            if last.get("schema") != _UNSIGNED_SCHEMA:
-                raise AuditError(f"its checkpoints are gone {_ADVICE}")
-            head = _Head(info.st_size, 0, self._rebuilt(size))
-            self._commit(descriptor, head, [("log-adopted", {"records": size})])
-            return head
-        tree = self._tree(size) if note.size == size else self._rebuilt(size)
-        if note.size > size or tree.size != size or self._root(note.size) != note.root:
-            tree = self._rebuilt(size)
-            if note.size > size or tree.size != size or self._root(note.size) != note.root:
-                raise AuditError(f"it is not what was signed {_ADVICE}")
         head = _Head(info.st_size, notes_bytes, tree)
-        unsigned = [note.size, size - 1] if note.size < size else None
-        if torn or unsigned:
-            self._commit(descriptor, head, [("log-repaired", {"torn_bytes": torn, "unsigned": unsigned})])
+        if mended:
+            self._commit(descriptor, head, [("log-repaired", mended)])
+        elif last.get("schema") == _UNSIGNED_SCHEMA:
+            self._commit(descriptor, head, [("log-adopted", {"records": note.size})])
         return head
+
+    def _cut_unsigned(self, descriptor: int, signed: int) -> dict[str, Any]:
+        """Cuts off what stands after the first `signed` records; what it was, for the record of it. Raises AuditError."""
+        lengths = [len(line) + 1 for line in islice(self.lines(), signed)]
+        if len(lengths) < signed:
+            raise AuditError(f"it is not what was signed {_ADVICE}")
+        start, size, records, digest = sum(lengths), os.fstat(descriptor).st_size, 0, hashlib.sha256()
+        for at in range(start, size, _CHUNK):
+            part = os.pread(descriptor, min(_CHUNK, size - at), at)
+            records += part.count(b"\n")
+            digest.update(part)
+        if _size(self.hashes) > stored_count(signed) * HASH_BYTES:
+            os.truncate(self.hashes, stored_count(signed) * HASH_BYTES)
+        os.ftruncate(descriptor, start)
+        return {"dropped_records": records, "dropped_bytes": size - start, "dropped_sha256": digest.hexdigest()}
 
     def _commit(self, descriptor: int, head: _Head, events: list[Event]) -> None:
         first, tree = head.tree.size, head.tree
@@ -212,9 +266,6 @@ class AuditLog:
         if _size(self.hashes) < stored_count(size) * HASH_BYTES:
             return self._rebuilt(size)
         return frontier(size, self._stored)
-
-    def _root(self, size: int) -> bytes:
-        return frontier(size, self._stored).root()
 
     def _stored(self, number: int) -> bytes:
         with self.hashes.open("rb") as file:
@@ -297,7 +348,7 @@ def _last_record(descriptor: int) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(last)
         int(record["seq"])
         return record
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise AuditError(f"its last record is damaged {_ADVICE}") from None
 
 

@@ -6,7 +6,6 @@ record itself as extra data.
 """
 
 import base64
-import binascii
 import difflib
 import json
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policies.audit import AuditError, AuditLog, is_unsigned, last_note
+from policies.audit import AuditError, AuditLog, Sizes, is_unsigned, last_note
 from policies.checkpoint import Checkpoint, CheckpointError, Verifier, load_verifier
 from policies.merkle import (
     HASH_BYTES,
@@ -55,7 +54,7 @@ def verify(path: Path, against: str | None = None, verifier: Verifier | None = N
     Raises AuditError when the log cannot be read at all, and CheckpointError for a checkpoint that is none.
     """
     log, found = AuditLog(path), Verification()
-    if not path.exists() and not log.checkpoints.exists() and against is None:
+    if against is None and not any(one.exists() for one in (path, log.checkpoints, log.hashes, log.key)):
         found.notes.append("there is no log yet")
         return found
     if against is None and not log.key.exists() and not log.checkpoints.exists() and is_unsigned(log):
@@ -70,15 +69,16 @@ def verify(path: Path, against: str | None = None, verifier: Verifier | None = N
     anchor = Checkpoint.read(against) if against is not None else None
     if anchor is not None:
         anchor.verify(found.verifier)
-    found.checkpoint = _newest(log, found)
-    _compare(log, found, anchor)
+    sizes = log.sizes()
+    found.checkpoint = _newest(log, found, sizes)
+    _compare(log, found, anchor, sizes)
     return found
 
 
-def _newest(log: AuditLog, found: Verification) -> Checkpoint | None:
+def _newest(log: AuditLog, found: Verification, sizes: Sizes) -> Checkpoint | None:
     """The last checkpoint, if its signature holds."""
     assert found.verifier is not None
-    data = log.checkpoints.read_bytes() if log.checkpoints.exists() else b""
+    data = log.checkpoints.read_bytes()[: sizes.checkpoints] if log.checkpoints.exists() else b""
     note, rest = last_note(data)
     if note is None:
         found.problems.append("the log's checkpoints are gone")
@@ -93,13 +93,13 @@ def _newest(log: AuditLog, found: Verification) -> Checkpoint | None:
         return None
 
 
-def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None) -> None:
+def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None, sizes: Sizes) -> None:
     """Hashes every record, and compares the tree at the sizes that were signed."""
     wanted = {note.size: b"" for note in (found.checkpoint, anchor) if note is not None}
     tree = Frontier()
     if 0 in wanted:
         wanted[0] = tree.root()
-    for line in log.lines():
+    for line in log.lines(sizes.records):
         tree.append(leaf_hash(line))
         if tree.size in wanted:
             wanted[tree.size] = tree.root()
@@ -110,7 +110,11 @@ def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None) -> N
     if note is not None and wanted[note.size] != note.root:
         found.problems += list(_named(log, note, tree.size, found.verifier))
     elif note is not None and tree.size > note.size:
-        found.notes.append(f"records {_span(note.size, tree.size)} await a checkpoint: a writer died, or is at work")
+        found.notes.append(
+            f"records {_span(note.size, tree.size)} were never signed: a writer died, and the next one takes them out"
+        )
+    if not found.problems and sizes.hashes > stored_count(tree.size) * HASH_BYTES:
+        found.problems.append(f"the log was cut off after {tree.size} records: the hashes of more are there")
     if anchor is not None and wanted[anchor.size] != anchor.root:
         if tree.size < anchor.size:
             found.problems.append(f"the log was truncated: records {_span(tree.size, anchor.size)} are missing")
@@ -228,18 +232,37 @@ def prove(path: Path, sequence: int) -> str:
     """A proof file for one record. Raises AuditError, CheckpointError."""
     log, found = AuditLog(path), Verification()
     found.verifier = load_verifier(log.key)
-    note = _newest(log, found)
+    note = _newest(log, found, log.sizes())
     if note is None:
         raise AuditError(found.problems[0])
     if not 0 <= sequence < note.size:
         raise AuditError(f"there is no record {sequence} under the newest checkpoint, which has {note.size} records")
-    line = next(line for number, line in enumerate(log.lines()) if number == sequence)
-    data = log.hashes.read_bytes()
-    steps = inclusion_proof(sequence, note.size, lambda n: data[n * HASH_BYTES : (n + 1) * HASH_BYTES])
-    if root_from_proof(leaf_hash(line), sequence, note.size, steps) != note.root:
+    line = next((line for number, line in enumerate(log.lines()) if number == sequence), b"")
+    for stored in (_stored_hashes, _made_hashes):
+        data = stored(log)
+        if len(data) < stored_count(note.size) * HASH_BYTES:
+            continue
+        hashes = [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
+        steps = inclusion_proof(sequence, note.size, hashes.__getitem__)
+        if root_from_proof(leaf_hash(line), sequence, note.size, steps) == note.root:
+            break
+    else:
         raise AuditError("the log is not what was signed (labsandbox audit verify)")
     body = [_PROOF, f"extra {_base64(line)}", f"index {sequence}", *map(_base64, steps), ""]
     return "\n".join(body) + "\n" + note.text
+
+
+def _stored_hashes(log: AuditLog) -> bytes:
+    try:
+        return log.hashes.read_bytes()
+    except OSError:
+        return b""
+
+
+def _made_hashes(log: AuditLog) -> bytes:
+    """The same from the records, where the stored ones are lost."""
+    tree = Frontier()
+    return b"".join(one for line in log.lines() for one in tree.append(leaf_hash(line)))
 
 
 def check_proof(text: str, verifier: Verifier) -> tuple[dict[str, Any], Checkpoint]:
@@ -256,7 +279,7 @@ def check_proof(text: str, verifier: Verifier) -> tuple[dict[str, Any], Checkpoi
         steps = [base64.b64decode(line, validate=True) for line in lines[3:]]
         root = root_from_proof(leaf_hash(entry), index, note.size, steps)
         record = json.loads(entry)
-    except (ValueError, IndexError, binascii.Error) as error:
+    except (ValueError, IndexError, RecursionError) as error:
         raise CheckpointError(f"the proof makes no sense: {error}") from None
     if root != note.root or not isinstance(record, dict):
         raise CheckpointError("the record is not in the log that the checkpoint signs")

@@ -87,15 +87,15 @@ class Checkpoint:
         if self.origin != verifier.name:
             raise CheckpointError(f"the checkpoint is of {self.origin!a}, not of {verifier.name!a}")
         body, _, signatures = self.text.partition("\n\n")
-        for line in signatures.splitlines():
-            _, name, encoded = line.split(" ")
-            raw = base64.b64decode(encoded)
-            if name == verifier.name and raw[:4] == verifier.key_id:
-                try:
+        for line in signatures.removesuffix("\n").split("\n"):
+            try:
+                _, name, encoded = line.split(" ")
+                raw = base64.b64decode(encoded, validate=True)
+                if name == verifier.name and raw[:4] == verifier.key_id:
                     Ed25519PublicKey.from_public_bytes(verifier.key).verify(raw[4:], f"{body}\n".encode())
                     return
-                except InvalidSignature:
-                    break
+            except (ValueError, InvalidSignature):
+                break
         raise CheckpointError(f"the checkpoint of size {self.size} does not carry the signature of {verifier.name}")
 
 
@@ -106,6 +106,12 @@ class Signer:
         self._key = key
         self.verifier = Verifier(name, key.public_key().public_bytes_raw())
 
+    def keep(self, path: Path) -> None:
+        """Writes the key to `path`, mode 0600, and beside it the verifier key, to give away. Raises OSError."""
+        private = base64.b64encode(self._key.private_bytes_raw()).decode()
+        _write(path, f"{self.verifier.name}\n{private}\n", 0o600)
+        _write(path.with_suffix(".vkey"), f"{self.verifier}\n", 0o644)
+
     def sign(self, size: int, root: bytes) -> Checkpoint:
         """The checkpoint of a tree."""
         name = self.verifier.name
@@ -114,16 +120,14 @@ class Signer:
         return Checkpoint(name, size, root, f"{body}\n{_DASH} {name} {signature}\n")
 
 
-def load_signer(path: Path) -> Signer:
-    """The key in `path`, made there on first use with mode 0600; beside it the verifier key, to give away.
+def new_signer() -> Signer:
+    """A new key, named after this machine; only in memory."""
+    name = "labsandbox.audit/" + (re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "unnamed")
+    return Signer(name, Ed25519PrivateKey.generate())
 
-    The caller holds the log's lock. Raises CheckpointError, OSError.
-    """
-    if not path.exists():
-        name = "labsandbox.audit/" + (re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "unnamed")
-        key = Ed25519PrivateKey.generate()
-        text = f"{name}\n{base64.b64encode(key.private_bytes_raw()).decode()}\n"
-        _write(path, text, 0o600)
+
+def load_signer(path: Path) -> Signer:
+    """The key in `path`; the verifier key beside it is made again where it is missing. Raises CheckpointError, OSError."""
     mode = path.stat().st_mode
     if stat.S_IMODE(mode) & 0o077:
         raise CheckpointError(
@@ -134,9 +138,8 @@ def load_signer(path: Path) -> Signer:
         signer = Signer(name, Ed25519PrivateKey.from_private_bytes(base64.b64decode(encoded, validate=True)))
     except ValueError:
         raise CheckpointError(f"the audit log's key {path} is damaged") from None
-    public = path.with_suffix(".vkey")
-    if not public.exists():
-        _write(public, f"{signer.verifier}\n", 0o644)
+    if not path.with_suffix(".vkey").exists():
+        _write(path.with_suffix(".vkey"), f"{signer.verifier}\n", 0o644)
     return signer
 
 

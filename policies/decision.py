@@ -94,7 +94,7 @@ def decide(request: Request, policy: Policy, capabilities: Capabilities, ceiling
     limits = stricter(terms.limits, request.limits).model_copy(update={"gpus": min(gpus, terms.limits.gpus)})
 
     rules += _judge_backend(terms, capabilities)
-    rules += [_judge_package(policy.name, terms.dependencies, text) for text in request.unmet_requirements]
+    rules += _judge_packages(policy.name, terms.dependencies, request.unmet_requirements)
     if terms.network.hosts:
         rules.append(_allow("network.allowlist", "network", ", ".join(terms.network.hosts), "through the host's proxy"))
 
@@ -171,6 +171,17 @@ def _judge_backend(terms: Policy, capabilities: Capabilities) -> list[Rule]:
                 )
             )
     return rules
+
+
+MAX_PACKAGES = 50
+"""That one experiment may need beyond what the sandbox holds."""
+
+
+def _judge_packages(policy: str, terms: Dependencies, wanted: tuple[str, ...]) -> list[Rule]:
+    if len(wanted) > MAX_PACKAGES:
+        reason = f"the sandbox does not hold {len(wanted)} of the packages; at most {MAX_PACKAGES} can be fetched"
+        return [_deny("dependencies.many", "dependencies", float(len(wanted)), reason)]
+    return [_judge_package(policy, terms, text) for text in wanted]
 
 
 def _judge_package(policy: str, terms: Dependencies, text: str) -> Rule:

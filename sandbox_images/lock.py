@@ -14,14 +14,27 @@ FLAVOURS = ("cpu", "gpu")
 
 # Modules whose distribution has another name; what is not here is named like its module.
 _DISTRIBUTIONS = {
+    "Levenshtein": "levenshtein",
     "PIL": "pillow",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
     "cv2": "opencv-python-headless",
     "dateutil": "python-dateutil",
+    "docx": "python-docx",
+    "dotenv": "python-dotenv",
+    "faiss": "faiss-cpu",
+    "fitz": "pymupdf",
+    "git": "gitpython",
+    "jwt": "pyjwt",
     "mpl_toolkits": "matplotlib",
+    "pkg_resources": "setuptools",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "umap": "umap-learn",
     "yaml": "pyyaml",
 }
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+"""Of a distribution (PEP 508); modules may have others."""
 _OURS = frozenset({"lab", "ml_utils"})
 
 
@@ -39,10 +52,11 @@ def locked(flavour: str = "cpu") -> dict[str, str]:
 
 
 def distribution_of(module: str) -> str | None:
-    """The distribution that provides a top-level module; None for the standard library and our own."""
-    if module in _OURS or module in sys.stdlib_module_names or module.startswith("_"):
+    """The distribution that provides a top-level module; None for the standard library, our own, and what can be none."""
+    name = _DISTRIBUTIONS.get(module, module)
+    if module in _OURS or module in sys.stdlib_module_names or not _NAME.fullmatch(name):
         return None
-    return canonicalize_name(_DISTRIBUTIONS.get(module, module))
+    return canonicalize_name(name)
 
 
 def locked_requirements(imports: Iterable[str], flavour: str = "cpu") -> list[str]:
@@ -61,20 +75,33 @@ def requirements_text(imports: Iterable[str], fetched: Iterable[str]) -> str:
 
 
 def unmet(requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
-    """Those of `requirements` that the locked set does not satisfy. Raises ValueError on one that is malformed."""
+    """Those of `requirements` that the locked set does not satisfy.
+
+    Raises ValueError on one that is malformed, or names an address: what comes from there is nobody's index to vouch
+    for, and pip would build it if it is a source.
+    """
     pins = locked(flavour)
     missing = []
     for text in requirements:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            raise ValueError(f"not a requirement: {text!r} ({str(error).splitlines()[0]})") from None
+        requirement = _requirement(text)
         version = pins.get(canonicalize_name(requirement.name))
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
-        if version is None or requirement.url or not requirement.specifier.contains(version, prereleases=True):
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
             missing.append(text)
     return missing
+
+
+def _requirement(text: str) -> Requirement:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"not a requirement: {text!r} ({str(error).splitlines()[0]})") from None
+    if requirement.url or "@" in text:
+        raise ValueError(f"not a requirement of an index, but an address: {text!r}")
+    if not text.isprintable():
+        raise ValueError(f"not a requirement: {text!r} (it is not one line)")
+    return requirement
 
 
 def unmet_imports(imports: Iterable[str], requirements: Iterable[str], flavour: str = "cpu") -> list[str]:

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,16 +87,20 @@ def test_a_writer_killed_at_any_byte_leaves_a_log_that_verifies_and_the_next_one
         cut = max(0, cut - len(more))
     found = verify(log.path)
     assert found.ok, found.problems
-    whole = sum(1 for _ in log.lines())
-    assert AuditLog(log.path).append("after") >= whole
-    assert verify(log.path).ok
+    there, torn = list(log.lines()), not log.path.read_bytes().endswith(b"\n")
+    signed = found.checkpoint.size if found.checkpoint else 0
+    assert signed in (before + 1, before + 1 + batch)
+    AuditLog(log.path).append("after")
+    again = verify(log.path)
+    assert again.ok and again.notes == []
     records = list(log.records())
     assert [record["seq"] for record in records] == list(range(len(records)))
-    assert [record["event"] for record in records[: before + 1]] == ["event"] * before + ["last before"]
-    if log.path.read_bytes()[: len(new[0])] != new[0] or whole > before + 1:
-        mended = [record for record in records if record["event"] == "log-repaired"]
-        complete = whole == before + 1 + batch and cut == 0 and new[2] == log.checkpoints.read_bytes()[: len(new[2])]
-        assert mended or complete or whole == before + 1
+    # What was signed stays; what was not is taken out, and that is on record.
+    assert list(log.lines())[:signed] == there[:signed]
+    mended = [record for record in records if record["event"] == "log-repaired"]
+    assert len(mended) == (torn or len(there) > signed)
+    assert [record.get("dropped_records", 0) for record in mended] == [len(there) - signed] * len(mended)
+    assert [record["event"] for record in records[signed:]] == ["log-repaired"] * len(mended) + ["after"]
 
 
 WRITER = (
@@ -125,7 +130,9 @@ def test_writers_that_are_killed_again_and_again_lose_nothing_that_was_there(tmp
         time.sleep(0.4 + chance.random() * 0.2)
         writers[kill % 2].kill()
         writers[kill % 2].wait()
-        seen = list(AuditLog(path).lines())
+        found = verify(path)
+        assert found.ok and found.checkpoint is not None, found.problems
+        seen = list(AuditLog(path).lines())[: found.checkpoint.size]
         writers[kill % 2] = subprocess.Popen([sys.executable, "-c", WRITER, str(path), f"k{kill}", "0"])
         assert list(AuditLog(path).lines())[: len(seen)] == seen
     for writer in writers:
@@ -233,6 +240,111 @@ def test_tampering_with_the_stored_hashes_as_well_is_still_found(tmp_path: Path)
     assert found.problems == ["something was done to the records 11 or before"]
 
 
+def test_records_that_nobody_signed_are_never_signed_afterwards(tmp_path: Path) -> None:
+    # Whoever may write the files, but has no key, cuts back the checkpoints and writes the end anew.
+    log = log_of(tmp_path, 8)
+    notes = log.checkpoints.read_text().split("\n")
+    log.checkpoints.write_text("\n".join(notes[: 5 * 6]) + "\n")  # of sizes 0 to 5
+    lines = list(log.lines())
+    forged = [rfc8785.dumps({**json.loads(line), "number": "forged"}) for line in lines[5:]]
+    log.path.write_bytes(b"".join(line + b"\n" for line in [*lines[:5], *forged]))
+    assert "never signed" in verify(log.path).notes[0]
+    AuditLog(log.path).append("after")
+    records = list(log.records())
+    assert [record["event"] for record in records[5:]] == ["log-repaired", "after"]
+    assert records[5]["dropped_records"] == 3 and len(records[5]["dropped_sha256"]) == 64
+    assert verify(log.path).ok
+
+
+def test_lines_on_top_with_numbers_of_old_are_taken_out_too(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 4)
+    with log.path.open("ab") as file:
+        file.write(next(log.lines()) + b"\n")
+    AuditLog(log.path).append("after")
+    assert verify(log.path).ok and [record["seq"] for record in log.records()] == list(range(6))
+
+
+def test_a_log_that_was_cut_back_without_its_hashes_is_found(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 5)
+    early = [path.read_bytes() for path in (log.path, log.checkpoints)]
+    log.append("later")
+    for path, data in zip((log.path, log.checkpoints), early, strict=True):
+        path.write_bytes(data)
+    assert verify(log.path).problems == ["the log was cut off after 5 records: the hashes of more are there"]
+
+
+@pytest.mark.parametrize(
+    "left", [["key"], ["key", "hashes"], ["hashes"], ["checkpoints"], ["key", "path"], ["path", "hashes"]]
+)
+def test_a_log_of_which_a_part_is_gone_is_never_begun_anew_in_its_place(tmp_path: Path, left: list[str]) -> None:
+    log = log_of(tmp_path, 5)
+    for name in {"key", "hashes", "checkpoints", "path"} - set(left):
+        getattr(log, name).unlink()
+    assert not verify(log.path).ok
+    with pytest.raises(AuditError, match="start a new log"):
+        AuditLog(log.path).append("on top")
+
+
+def test_a_signed_log_cannot_be_passed_off_as_one_from_before_there_were_checkpoints(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 5)
+    first_note = "\n".join(log.checkpoints.read_text().split("\n")[:5]) + "\n"
+    old = rfc8785.dumps({"schema": "labsandbox.audit/1", "seq": 0, "event": "forged"}) + b"\n"
+    for notes in ("", first_note):
+        log.path.write_bytes(old)
+        log.checkpoints.write_text(notes)
+        try:
+            AuditLog(log.path).append("on top")
+        except AuditError:
+            continue
+        assert "forged" not in log.path.read_text()
+
+
+@pytest.mark.parametrize("hashes", ["adopted", "begun"])
+def test_a_first_writer_killed_before_it_kept_its_key_blocks_nobody(tmp_path: Path, hashes: str) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    if hashes == "adopted":
+        old = [{"schema": "labsandbox.audit/1", "seq": n, "event": "old"} for n in range(3)]
+        log.path.write_bytes(b"".join(rfc8785.dumps(record) + b"\n" for record in old))
+    before = log.path.read_bytes() if log.path.exists() else b""
+    log.append("lost")
+    log.key.unlink()
+    log.key.with_suffix(".vkey").unlink()
+    log.path.write_bytes(before)
+    if hashes == "begun":
+        log.hashes.unlink()
+    log.checkpoints.write_text("\n".join(log.checkpoints.read_text().split("\n")[:5]) + "\n")
+    AuditLog(log.path).append("first")
+    assert verify(log.path).ok
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-3] + "\n", lambda text: text.replace("labsandbox.audit", "a\x85b")]
+)
+def test_a_damaged_signature_is_a_problem_with_a_name(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    log = log_of(tmp_path, 3)
+    whole = log.checkpoints.read_text()
+    log.checkpoints.write_text(damage(whole))
+    assert not verify(log.path).ok
+    log.checkpoints.write_text(whole)
+    note = verify(log.path).checkpoint
+    assert note is not None
+    with pytest.raises(CheckpointError):
+        verify(log.path, damage(note.text))
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"seq": 1e400}', b'{"seq": null}', b"7", b"\xff"])
+def test_a_line_that_is_no_record_is_told_and_nothing_crashes(tmp_path: Path, line: bytes) -> None:
+    log = log_of(tmp_path, 2)
+    with log.path.open("ab") as file:
+        file.write(line + b"\n")
+    assert verify(log.path).records == 3
+    try:
+        list(log.records())
+        AuditLog(log.path).append("after")
+    except AuditError:
+        pass
+
+
 @pytest.mark.parametrize("tool", ["delete", "forge", "cut"])
 def test_checkpoints_that_are_gone_or_forged_are_a_problem_and_stop_the_writers(tmp_path: Path, tool: str) -> None:
     log = log_of(tmp_path, 5)
@@ -303,6 +415,19 @@ def test_a_proof_holds_without_the_log_and_no_other_record_fits_it(
         assert again == record  # such as another spelling of the same base64
     except CheckpointError:
         pass
+
+
+def test_a_proof_is_made_where_the_stored_hashes_are_lost_and_none_of_a_cut_log(tmp_path: Path) -> None:
+    log = log_of(tmp_path, 9)
+    for damage in (b"", b"x", b"\0" * 10_000):
+        log.hashes.write_bytes(damage)
+        assert check_proof(prove(log.path, 7), load_verifier(log.key))[0]["number"] == 7
+    log.hashes.unlink()
+    assert check_proof(prove(log.path, 8), load_verifier(log.key))[0]["number"] == 8
+    log.path.write_bytes(b"".join(line + b"\n" for line in list(log.lines())[:4]))
+    for sequence in (2, 6):
+        with pytest.raises(AuditError, match="not what was signed"):
+            prove(log.path, sequence)
 
 
 def test_there_is_no_proof_of_a_record_that_is_not_there(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 import json
 import struct
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.artifacts import safe_name
-from executor.channel import MAX_FRAME, FrameReader, frame
-from executor.conversation import Excerpt, parse_record
+from executor.backends.oci import PipeConnection
+from executor.channel import MAX_FRAME, Channel, FrameReader, frame
+from executor.conversation import Conversation, Excerpt, parse_record
 from executor.errors import ChannelError
 from executor.experiment import MetricRecord
+from policies.model import load_policy
 
 KINDS = st.sampled_from([bytes([kind]) for kind in b"HSOEMNFDZAXTUV"])
 
@@ -88,6 +93,58 @@ def test_an_artifacts_name_never_leaves_its_folder_and_never_reaches_a_terminal_
     assert all(part not in {"", ".", ".."} and len(part.encode()) <= 120 for part in safe.split("/"))
     assert safe.isprintable()
     assert safe_name(safe.replace("%", "")) is not None or "%" in safe
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=["Cs"]), max_size=90))
+def test_a_name_of_halves_of_characters_is_some_name(name: str) -> None:
+    safe = safe_name(f"a{name}")
+    assert safe is not None and safe.isprintable() and safe.encode()
+
+
+class Nothing:
+    """A sink that is never used."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (b"N", {"ended": [1]}),
+        (b"N", {"ended": {}}),
+        (b"A", {"first": [["a"]], "skipped": 1}),
+        (b"A", {"first": [1], "skipped": 1}),
+        (b"A", {"first": 5, "skipped": 1}),
+        (b"A", {"first": {"a": "b"}, "skipped": 1}),
+    ],
+)
+def test_what_a_lying_pid_1_says_is_a_channel_error(kind: bytes, payload: object) -> None:
+    talk = Conversation(None, load_policy("default").limits, Nothing())  # type: ignore[arg-type]
+    with pytest.raises(ChannelError, match="makes no sense"):
+        talk._take(kind, json.dumps(payload).encode())
+
+
+def test_closing_ends_in_time_when_the_container_does_not_read() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(["sleep", "60"], bufsize=0, **pipes) as process:  # type: ignore[call-overload]
+        channel = Channel(PipeConnection(process))
+        channel.send(b"x" * (1 << 20))
+        time.sleep(0.3)  # the writer hangs in the pipe
+        began = time.monotonic()
+        channel.close()
+        assert time.monotonic() - began < 5
+        process.kill()
+
+
+def test_nothing_is_held_that_comes_after_the_channel_was_closed() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    flood = "import sys\nwhile True: sys.stdout.buffer.write((b'O' + (65531).to_bytes(4, 'big') + b'x' * 65531))"
+    with subprocess.Popen([sys.executable, "-c", flood], bufsize=0, **pipes) as process:  # type: ignore[call-overload]
+        channel = Channel(PipeConnection(process))
+        time.sleep(0.3)
+        channel.close()
+        time.sleep(1.0)
+        held = len(channel._frames)
+        process.kill()
+    assert held <= 64
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../up", "a/../../b", "a//b", ".", "a/./b", "x/" * 20 + "y"])

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -25,7 +26,7 @@ from executor.backends.docker import DockerBackend, engine_client
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
 from executor.experiment import Experiment, ImageRef, Outcome
-from executor.ownership import Owner
+from executor.ownership import Owner, pid_namespace, start_ticks
 from policies.audit import AuditLog
 from policies.audit_check import verify
 from policies.decision import Request
@@ -256,8 +257,7 @@ def test_nothing_runs_when_the_audit_log_cannot_be_written(small_disk: Path, tmp
 
 def spec_of(name: str, uid: int, pid: int, image: str) -> ContainerSpec:
     mine = Owner.this_process(lifetime=600)
-    started = psutil.Process(pid).create_time() if psutil.pid_exists(pid) else 1.0
-    owner = Owner(uid=uid, pid=pid, started=started, boot=mine.boot, deadline=mine.deadline)
+    owner = replace(mine, uid=uid, pid=pid, started=start_ticks(pid) or 1)
     return ContainerSpec(name, load_policy("default").limits, owner, ImageRef(reference=image, digest=image))
 
 
@@ -299,6 +299,27 @@ def test_two_users_who_sweep_at_once_clear_their_own_and_nothing_else(cpu_image:
             container.destroy()
 
 
+def test_the_owner_in_another_pid_namespace_is_not_taken_for_dead(own_state: Path) -> None:
+    # As a labsandbox in a container that was given the engine's socket.
+    script = "import json; from executor.ownership import Owner; print(json.dumps(Owner.this_process(600).labels()))"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+    labels = json.loads(subprocess.run(inside, capture_output=True, text=True, check=True).stdout)
+    elsewhere = Owner.from_labels(labels)
+    assert elsewhere is not None and elsewhere.namespace != pid_namespace()
+    assert not elsewhere.abandoned()
+    assert replace(elsewhere, deadline=time.time() - 1).abandoned()
+    here = replace(elsewhere, namespace=pid_namespace(), pid=4194300)
+    assert here.abandoned() and not replace(here, uid=os.getuid() + 1).abandoned()
+
+
+def test_a_change_of_the_clock_kills_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Owner.this_process(lifetime=3600)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 600)
+    assert not owner.abandoned()
+    assert Owner.from_labels(owner.labels()) == owner
+
+
 # ---- ps, kill, gc ----
 
 
@@ -338,13 +359,19 @@ def test_gc_removes_abandoned_containers_and_unfinished_downloads_and_leaves_the
         (cache / name).mkdir(parents=True)
     os.utime(cache / "packages/old", (1, 1))
     results = tmp_path / "results"
-    (results / "exec_1/artifacts").mkdir(parents=True)
+    run = results / "exec_20260101_000000"
+    (run / "artifacts").mkdir(parents=True)
+    (results / "home").mkdir()
+    (results / "exec_20260102_000000").symlink_to(results / "home")
+    for name in (".backup.20250101", ".part-dead5678"):  # somebody else's
+        (results / "home" / name).write_text("")
+        os.utime(results / "home" / name, (1, 1))
     for number, name in enumerate(
-        ("artifacts/.part-dead", ".execution.json.dead5678", "artifacts/.part-young", "kept.json")
+        ("artifacts/.part-dead5678", ".execution.json.dead5678", "artifacts/.part-young678", "kept.json")
     ):
-        (results / "exec_1" / name).write_text("")
+        (run / name).write_text("")
         if number != 2:
-            os.utime(results / "exec_1" / name, (1, 1))
+            os.utime(run / name, (1, 1))
     backend = DockerBackend(cpu_image)
     name = "b" * 16
     backend.create(spec_of(name, os.getuid(), 4194300, cpu_image))
@@ -355,9 +382,10 @@ def test_gc_removes_abandoned_containers_and_unfinished_downloads_and_leaves_the
     assert {Path(path).name for path in cleared["paths"]} == {
         ".abc.12345678",
         "old",
-        ".part-dead",
+        ".part-dead5678",
         ".execution.json.dead5678",
     }
-    assert sorted(path.name for path in (results / "exec_1").rglob("*.*")) == [".part-young", "kept.json"]
+    assert sorted(path.name for path in run.rglob("*.*")) == [".part-young678", "kept.json"]
+    assert len(list((results / "home").iterdir())) == 2
     assert (cache / "packages/kept").is_dir() and (cache / "packages/.held.12345678").is_dir()
     assert command("gc").stdout.endswith("12345678\n") or "nothing to remove" in command("gc").stdout

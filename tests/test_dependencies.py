@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from executor.dependencies import fetch
 from executor.errors import PackagesUnavailable, SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
+from executor.imports import check_source, needed_imports
 from policies.decision import Request
-from policies.model import Dependencies, PartialLimits
+from policies.model import Dependencies, PartialLimits, load_policy
 from sandbox_images.lock import locked, stated_requirements
 from tests.conftest import Bench
 
@@ -255,3 +257,54 @@ def test_the_hosts_variables_do_not_reach_the_tools_that_fetch(
     monkeypatch.setenv("UV_INDEX_URL", "http://127.0.0.1:9/")
     assert len(fetch(["helper"], index.terms(), tmp_path, print).files) == 1
     assert json.dumps(dict(os.environ)).count("UV_INDEX_URL") == 1
+
+
+def source_package(folder: Path) -> tuple[Path, Path]:
+    """A source distribution with static metadata, whose set-up leaves a mark; and that mark."""
+    mark, path = folder / "ran-on-the-host", folder / "zzq-1.0.tar.gz"
+    metadata = "Metadata-Version: 2.2\nName: zzq\nVersion: 1.0\n"
+    files = {
+        "PKG-INFO": metadata,
+        "setup.py": f"open({str(mark)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='zzq', version='1.0')\n",
+        "pyproject.toml": "[project]\nname = 'zzq'\nversion = '1.0'\n[build-system]\nrequires = []\nbuild-backend = 'backend'\n"
+        "backend-path = ['.']\n",
+        "backend.py": f"open({str(mark)!r}, 'w').close()\n",
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"zzq-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return path, mark
+
+
+def test_a_requirement_that_names_an_address_is_refused_and_nothing_of_it_runs_on_the_host(
+    bench: Bench, index: Index, tmp_path: Path
+) -> None:
+    path, mark = source_package(tmp_path)
+    address = f"zzq @ {path.as_uri()}"
+    for text in (address, f"zzq@{path.as_uri()}", "zzq @ https://192.0.2.1/zzq-1.0-py3-none-any.whl"):
+        with pytest.raises(ValueError, match="an address"):
+            bench.executor.run(Experiment(code="import zzq", requirements=(text,)), bench.policy, Request(), bench.sink)
+    with pytest.raises(PackagesUnavailable, match="no pinned version"):  # whoever asks for it without the executor
+        fetch([address], index.terms(), index.cache, print)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("code", ["import foo_\n", "import été\n", "from été.x import y\n"])
+def test_a_module_that_no_distribution_can_be_named_after_is_just_missing(bench: Bench, code: str) -> None:
+    report = check_source(code)
+    run = Experiment(code=code, imports=needed_imports(report))
+    execution = bench.executor.run(run, bench.policy, Request(), bench.sink)
+    assert execution.outcome is Outcome.FAILED and "ModuleNotFoundError" in execution.stderr
+
+
+def test_hundreds_of_packages_are_denied_and_the_denial_is_on_record(bench: Bench) -> None:
+    names = tuple(f"{'n' * 190}{number}" for number in range(400))
+    execution = bench.executor.run(Experiment(code="", imports=names), bench.policy, Request(), bench.sink)
+    assert execution.outcome is Outcome.DENIED and "400 of the packages" in execution.message
+    most = tuple(f"{'n' * 190}{number}" for number in range(50))
+    policy = load_policy("strict").model_copy(update={"enforcement": "best-effort"})
+    denied = bench.executor.run(Experiment(code="", requirements=most), policy, Request(), bench.sink)
+    assert denied.outcome is Outcome.DENIED
+    assert [record["event"] for record in bench.audit.records()] == ["decision", "end"] * 2

@@ -7,7 +7,9 @@ import http.server
 import json
 import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,9 +26,10 @@ from hypothesis import strategies as st
 from executor.allowlist import AllowList, Refused, split_authority
 from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
+from executor.egress import Egress
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome
-from executor.tls import HelloError, server_name
+from executor.tls import HelloError, HelloReader
 from policies.audit import AuditError, AuditLog
 from policies.decision import Request
 from policies.model import Network, PartialLimits, load_policy
@@ -69,6 +72,7 @@ def test_a_listed_host_is_found_however_it_is_written(text: str) -> None:
         "example.org:",
         "example.org:0",
         "example.org:65979",
+        "example.org:" + "0" * 5000 + "443",
         "[::1]:443",
         "127.0.0.1:443",
         "0x7f.1:443",
@@ -106,6 +110,11 @@ def test_any_text_is_listed_or_refused_and_nothing_else(text: str) -> None:
         "64:ff9b::a00:1",
         "2002:a00:1::1",
         "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        "fec0::2",
+        "::10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b:1::1",
+        "4000::1",
     ],
 )
 def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused_unless_the_address_is_listed(
@@ -134,7 +143,12 @@ def hello_for(name: str | None) -> bytes:
     return outgoing.read()
 
 
-@given(st.integers(1, 60), st.integers(0, 3))
+def server_name(data: bytes) -> tuple[bool, str | None]:
+    reader = HelloReader()
+    return reader.feed(data), reader.name
+
+
+@given(st.integers(40, 600), st.integers(0, 3))
 def test_the_name_in_a_client_hello_is_found_however_it_is_cut_into_records(size: int, extra: int) -> None:
     record = hello_for("example.org")
     body = record[5:]
@@ -143,6 +157,28 @@ def test_the_name_in_a_client_hello_is_found_however_it_is_cut_into_records(size
     assert server_name(cut + b"\x17" * extra) == (True, "example.org")
     assert server_name(cut[:-1]) == (False, None)
     assert server_name(hello_for(None)) == (True, None)
+
+
+@given(st.lists(st.integers(1, 200)))
+def test_the_name_is_found_however_the_bytes_come(cuts: list[int]) -> None:
+    data, reader = hello_for("example.org"), HelloReader()
+    for cut in cuts:
+        assert not reader.feed(data[:cut]) or cut >= len(data)
+        data = data[cut:]
+    assert reader.name == "example.org" or (reader.feed(data) and reader.name == "example.org")
+
+
+def test_a_hello_in_many_small_records_costs_the_host_little() -> None:
+    reader, began = HelloReader(), time.process_time()
+    with pytest.raises(HelloError, match="too many records"):
+        reader.feed(b"\x16\x03\x01\x00\x04\x01\x00\xf0\x00")
+        for _ in range(60_000):
+            reader.feed(b"\x16\x03\x01\x00\x01\x01")
+    slow = HelloReader()
+    slow.feed(b"\x16\x03\x01\x40\x00\x01\x00\xf0\x00")
+    for _ in range(16_000):
+        slow.feed(b"x")
+    assert time.process_time() - began < 1.0
 
 
 @given(st.binary(max_size=400))
@@ -424,6 +460,17 @@ BYPASSES: dict[str, tuple[str, str, str]] = {
         "HTTP/1.1 502",
         "network.failed",
     ),
+    "a length and a transfer coding": (
+        "line(b'POST http://allowed.test:%d/ HTTP/1.1\\r\\nHost: allowed.test:%d\\r\\nContent-Length: 4\\r\\n"
+        "Transfer-Encoding: chunked\\r\\n\\r\\n2\\r\\nab\\r\\n0\\r\\n\\r\\n' % (PLAIN, PLAIN))",
+        "HTTP/1.1 403",
+        "network.request",
+    ),
+    "a port without end": (
+        "line(b'CONNECT allowed.test:' + b'0' * 5000 + b'443 HTTP/1.0\\r\\n\\r\\n')",
+        "HTTP/1.1 403",
+        "network.request",
+    ),
     "the method TRACE": (
         "line(b'TRACE http://allowed.test:%d/ HTTP/1.1\\r\\nHost: allowed.test:%d\\r\\n\\r\\n' % (PLAIN, PLAIN))",
         "HTTP/1.1 403",
@@ -557,6 +604,35 @@ def test_without_a_list_there_is_no_proxy(own_state: Path, cpu_image: str) -> No
         Experiment(code=code), load_policy("default"), Request(), sink
     )
     assert sink.stdout == b"[] True\n"
+
+
+class Deaf:
+    """A channel whose container does not read."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def send(self, data: bytes) -> None:
+        time.sleep(self.seconds)
+
+
+def test_a_request_that_is_broken_off_before_its_verdict_is_on_record_too() -> None:
+    records: list[tuple[str, dict[str, Any]]] = []
+    egress = Egress(Deaf(), ["a.test:80"], lambda event, **about: records.append((event, about)), lambda *_: [])  # type: ignore[arg-type]
+    egress.feed(b"T", struct.pack(">I", 1) + b"CONNECT a.te")
+    egress.feed(b"V", struct.pack(">I", 1))
+    egress.feed(b"T", struct.pack(">I", 2) + b"GET http://a.te")
+    egress.close()
+    assert [(event, about.get("rule")) for event, about in records] == [
+        ("network", "network.aborted"), ("network-end", None)
+    ] * 2  # fmt: skip
+
+
+def test_closing_does_not_crash_while_the_container_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    egress = Egress(Deaf(20.0), ["a.test:80"], lambda *_, **__: None, lambda *_: [])  # type: ignore[arg-type]
+    egress.feed(b"T", struct.pack(">I", 1) + b"GET http://b.test/ HTTP/1.0\r\n\r\n")
+    time.sleep(0.2)
+    egress.close()
 
 
 def test_split_authority_reads_what_join_authority_writes() -> None:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.checkpoint import Checkpoint, CheckpointError, Signer, Verifier, load_signer, load_verifier
+from policies.checkpoint import Checkpoint, CheckpointError, Signer, Verifier, load_signer, load_verifier, new_signer
 from policies.merkle import (
     EMPTY_ROOT,
     Frontier,
@@ -156,11 +156,13 @@ def test_a_checkpoint_of_another_log_or_key_is_refused() -> None:
             note.verify(verifier)
 
 
-def test_the_key_is_made_once_for_its_owner_alone_and_one_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_the_key_is_its_owners_alone_and_one_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "audit.key"
-    first = load_signer(path)
+    first = new_signer()
+    first.keep(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_signer(path).verifier == first.verifier == load_verifier(path)
+    assert new_signer().verifier != first.verifier
     path.chmod(0o640)
     with pytest.raises(CheckpointError, match="can be read by others"):
         load_signer(path)

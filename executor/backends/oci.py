@@ -9,6 +9,7 @@ import os
 import selectors
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,7 @@ from executor.backends.bundle import write_bundle
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
 from executor.observe import Cgroup, controllers, unified
-from executor.ownership import Owner, alive
+from executor.ownership import Owner, alive, pid_namespace, start_ticks
 from policies.decision import Capabilities
 from policies.model import Limits
 from sandbox_images.environment import Environment, environment
@@ -29,6 +30,7 @@ from sandbox_images.wheels import BuildError
 # Global options of each runtime that this backend knows. runsc is left to its best platform: systrap, or ptrace.
 RUNTIMES: dict[str, list[str]] = {"runc": [], "crun": [], "runsc": ["--network=none"]}
 _COMMAND_TIMEOUT = 30.0
+_LONG_AGO = 24 * 3600.0
 _CONTROLLER_OF = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
 
 
@@ -86,7 +88,7 @@ class OciBackend:
         if self._environment is None:
             raise RuntimeError("prepare comes before create")
         # Made under a name that says who makes it: whoever dies in the middle is told from one who is still at it.
-        unfinished = _private(self._bundles, spec.execution_id, spec.owner.pid, spec.owner.started)
+        unfinished = _private(self._bundles, spec.execution_id)
         try:
             self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
             unfinished.mkdir(mode=0o700)
@@ -139,6 +141,7 @@ class OciContainer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,  # a buffer's lock is held by whoever waits for the container to read, and closing waits for it
             env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
             umask=0o022,  # the runtime makes mount points, which the experiment's user must be able to pass
             start_new_session=True,  # Ctrl-C is for labsandbox, which stops the container itself
@@ -187,7 +190,7 @@ class OciContainer:
             for left in self._root.glob(f"{self.id}*"):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         # First out of the way, whole: a bundle that lost only its config would say nothing of its owner.
-        leaving = _private(self._folder.parent, self.id, os.getpid(), psutil.Process().create_time())
+        leaving = _private(self._folder.parent, self.id)
         with contextlib.suppress(FileNotFoundError):
             self._folder.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
@@ -216,8 +219,9 @@ class PipeConnection:
             self._selector.register(pipe, selectors.EVENT_READ, name)
 
     def send(self, data: bytes) -> None:
-        self._input.write(data)
-        self._input.flush()
+        view = memoryview(data)
+        while view:
+            view = view[self._input.write(view) or 0 :]
 
     def receive(self) -> tuple[str, bytes]:
         while True:
@@ -250,17 +254,19 @@ def _abandoned(folder: Path) -> bool:
     return owner is not None and owner.abandoned()
 
 
-def _private(bundles: Path, name: str, pid: int, started: float) -> Path:
-    """A folder that only the process with this pid and start time is at work on; `_unfinished` reads it."""
-    return bundles / f".{name}.{pid}.{started}"
+def _private(bundles: Path, name: str) -> Path:
+    """A folder that only this process is at work on; `_unfinished` reads its name."""
+    return bundles / f".{name}.{os.getpid()}.{start_ticks(os.getpid())}.{pid_namespace()}"
 
 
 def _unfinished(folder: Path) -> bool:
-    """Whether whoever was making this bundle is dead."""
+    """Whether whoever was making this bundle is dead: its process, or its whole namespace, a day ago."""
     try:
-        _, pid, started = folder.name[1:].split(".", 2)
-        return not alive(int(pid), float(started))
-    except ValueError:
+        _, pid, started, namespace = folder.name[1:].split(".")
+        if namespace != pid_namespace():
+            return time.time() - folder.stat().st_mtime > _LONG_AGO
+        return not alive(int(pid), int(started))
+    except (ValueError, OSError):
         return False
 
 

@@ -1,6 +1,8 @@
 """`labsandbox audit`: what was decided, what ran, how it ended, and whether anybody touched the record of it."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -225,11 +227,16 @@ def _write(out: Path | None, parts: Any) -> None:
         for part in parts:
             sys.stdout.write(part)
         return
-    temporary = out.with_name(f".{out.name}.new")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(parts)
-        temporary.replace(out)
+        descriptor, name = tempfile.mkstemp(prefix=".audit-", dir=out.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+                file.writelines(parts)
+            Path(name).replace(out)
+        except BaseException:
+            Path(name).unlink()
+            raise
+    except AuditError:
+        raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageProblem(f"cannot write {out}: {error.strerror}") from None
