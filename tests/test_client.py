@@ -3,6 +3,8 @@
 import json
 import socket
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -92,11 +94,22 @@ def test_a_passing_fault_is_tried_again() -> None:
         assert server.requests == 3
 
 
-def test_retry_after_is_honoured() -> None:
-    with faulty(first(1, answer({}, "429 Slow", Retry_After="1"), answer(GOOD))) as server:
+@pytest.mark.parametrize("dated", [False, True])
+def test_retry_after_is_honoured(dated: bool) -> None:
+    after = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True) if dated else "1"
+    with faulty(first(1, answer({}, "429 Slow", Retry_After=after), answer(GOOD))) as server:
         began = time.monotonic()
         ask(server.url)
         assert time.monotonic() - began >= 1.0
+
+
+@pytest.mark.parametrize("after", ["soon", "-1", "1e9", "\xb2", "Fri, 99 Nov 9999 99:99:99 GMT", "9" * 5000])
+def test_a_retry_after_that_makes_no_sense_does_not_matter(after: str) -> None:
+    with faulty(first(1, answer({}, "503 Busy", Retry_After=after), answer(GOOD))) as server:
+        try:
+            assert ask(server.url, 3.0).code == "print(1)\n"
+        except AgentsUnavailable as error:  # asked to wait beyond the deadline
+            assert after.startswith("9") and "503" in str(error)
 
 
 def test_nothing_is_asked_again_when_the_deadline_would_pass() -> None:

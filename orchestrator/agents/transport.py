@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -211,5 +213,12 @@ def _reason(raw: bytes) -> str:
 
 
 def _retry_after(response: requests.Response) -> float | None:
+    """Seconds, which the header gives as such or as a date (RFC 9110, 10.2.3)."""
     text = response.headers.get("retry-after", "")
-    return min(_MAX_RETRY_AFTER, float(text)) if text.isascii() and text.isdigit() else None
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:10]), _MAX_RETRY_AFTER))
+    try:
+        seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER)
