@@ -12,13 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from orchestrator.agents.answers import clean_line
 from orchestrator.journal import EVENTS, peek
 
+INFRASTRUCTURE = 4
 _TICK = 0.25
 _PHASES = ("discussion", "implementation", "validation")
 
@@ -31,14 +32,18 @@ class Line:
     sprint: str
     folder: Path
     process: subprocess.Popen[bytes] | None = None
-    log: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    log: IO[bytes] | None = None
+    """Its standard error, from its start on."""
     began: float | None = None
     ended: float | None = None
+    last_words: str = ""
 
     @property
     def status(self) -> int | None:
-        """Exit status; None while it has not ended."""
-        return self.process.returncode if self.process and self.ended is not None else None
+        """Exit status; None while it has not ended. One that was killed counts as infrastructure's failure."""
+        if self.process is None or self.ended is None:
+            return None
+        return INFRASTRUCTURE if self.process.returncode < 0 else self.process.returncode
 
     @property
     def seconds(self) -> float:
@@ -56,12 +61,15 @@ class Line:
         repairs = sum(step.startswith("repair.") and step.endswith(".code") for step in steps)
         return f"{at}, repair {repairs}" if at == "implementation" and repairs else at
 
-    def last_words(self) -> str:
-        """The last line that it wrote to standard error."""
-        self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(0, self.log.tell() - 4096))
-        lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
-        return clean_line(lines[-1]) if lines else ""
+    def close(self) -> None:
+        """Keeps the last line that it wrote to standard error; many goals would else be many open files."""
+        if self.log is not None:
+            self.log.seek(0, os.SEEK_END)
+            self.log.seek(max(0, self.log.tell() - 4096))
+            lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
+            self.last_words = clean_line(lines[-1]) if lines else ""
+            self.log.close()
+            self.log = None
 
 
 def run_batch(lines: list[Line], parallel: int, results: Path, look: Callable[[], None]) -> None:
@@ -72,11 +80,13 @@ def run_batch(lines: list[Line], parallel: int, results: Path, look: Callable[[]
             while waiting and len(running) < parallel:
                 line = waiting.pop(0)
                 line.began = time.monotonic()
+                line.log = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
                 line.process = _start(line, results)
                 running.append(line)
             for line in list(running):
                 if line.process is not None and line.process.poll() is not None:
                     line.ended = time.monotonic()
+                    line.close()
                     running.remove(line)
             look()
             time.sleep(_TICK)
@@ -103,3 +113,4 @@ def _ending(running: list[Line]) -> Iterator[None]:
             if line.process is not None:
                 line.process.wait()
                 line.ended = time.monotonic()
+                line.close()

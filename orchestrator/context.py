@@ -40,7 +40,8 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-RunExperiment = Callable[[Experiment, Sink], Execution]
+RunExperiment = Callable[[Experiment, Sink, float], Execution]
+"""Runs an experiment for at most so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Context:
         self.folder.append_json(CALLS, call)
         signature = call.get("signature") or {}
         if pinned := signature.get("pinned_key"):
-            who, key = signature["identity"] or call["agent"], signature["public_key"]
-            self.progress.note(f"the key that signs for {who} has changed: it was {pinned}, and is {key}")
+            key = signature["public_key"]
+            self.progress.note(f"the key that signs for {call['agent']} has changed: it was {pinned}, and is {key}")
         if signature.get("grade") == "invalid":
             self.progress.note(f"{call['agent']}: the answer's signature is not valid")
 

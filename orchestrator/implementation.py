@@ -8,20 +8,22 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from executor.experiment import Execution, Experiment, Outcome
-from executor.imports import SourceReport, check_source, needed_imports
+from executor.experiment import Execution, Outcome
+from executor.imports import SourceReport, check_source
 from orchestrator import repair
 from orchestrator.agents.answers import Code
 from orchestrator.agents.errors import AgentError
 from orchestrator.agents.team import ARCHITECT, CODER, DEBUGGER, RESEARCHER
 from orchestrator.context import Context
-from orchestrator.mending import mend
+from orchestrator.mending import experiment_of, mend
 from orchestrator.repair import Failure
-from sandbox_images.lock import locked_requirements, requirements_text, stated_requirements
+from sandbox_images.lock import locked_requirements, requirements_text
 
 MAX_REPAIRS = 3
 _MAX_PLAN = 20_000
 """Characters of it that prompts repeat."""
+_LEAST_RUN = 1.0
+"""Seconds. In less nothing can be found out."""
 _VOTERS = (RESEARCHER, ARCHITECT, CODER)
 _UNENDED = {Outcome.CANCELLED, Outcome.INFRASTRUCTURE}
 """What is tried again when the sprint is resumed."""
@@ -79,7 +81,9 @@ class Implementation:
     def run(self) -> Attempt:
         """The last attempt. Raises AgentError when there is no code at all."""
         prompt = f"Goal: {self._goal}\nTask: implement\n\nPlan:\n{self._plan}\n\n{self._context.terms.facts}"
-        answer = self._context.ask_code("implementation.code", prompt, self._deadline, final=True)
+        # An answer that comes later would leave its program less than it may have, or less than half of the phase.
+        until = max(self._until(), time.monotonic() + (self._deadline - time.monotonic()) / 2)
+        answer = self._context.ask_code("implementation.code", prompt, until, final=True)
         attempt = self._try(1, answer)
         self.phase |= attempt.as_phase()
         while attempt.ended:
@@ -117,18 +121,14 @@ class Implementation:
         folder.write_text("requirements.txt", requirements_text(report.imports, ()))
         done: dict[str, Any] = {"code": mended.code, "dependencies": list(locked_requirements(report.imports))}
         done |= {"problem": _problem(mended.code, report), "execution": None}
-        if done["problem"] is None and time.monotonic() >= self._deadline:
+        seconds = min(self._context.terms.wall, self._deadline - time.monotonic())
+        if done["problem"] is None and seconds < _LEAST_RUN:
             done["problem"] = "no time was left to run the code"
         if done["problem"] is not None:
             note(done["problem"])
             return done
-        experiment = Experiment(
-            code=mended.code,
-            seed=self._seed,
-            requirements=stated_requirements([*answer.dependencies, *mended.requirements], report.imports),
-            imports=needed_imports(report),
-        )
-        execution = self._context.run_experiment(experiment, folder)
+        experiment = experiment_of(mended, report, answer.dependencies, self._seed)
+        execution = self._context.run_experiment(experiment, folder, seconds)
         folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
         done["execution"] = execution.as_json()
         if execution.outcome in _UNENDED:

@@ -5,11 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
-from executor.imports import read_apart
+from executor.experiment import Experiment
+from executor.imports import SourceReport, check_source, needed_imports, read_apart
 from orchestrator.agents.answers import strip_fences
+from sandbox_images.lock import distribution_of, locked, stated_requirements
 
 _MAX_REQUIREMENTS = 50
+_ENDS_COMMAND = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1"}
 _TAKES_VALUE = {
     "-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-t", "--target", "-i", "--index-url",
     "--extra-index-url", "-f", "--find-links", "--trusted-host", "--timeout", "--retries", "--prefix", "--root", "--src",
@@ -105,8 +109,11 @@ class Mended:
 
 def mend(answer: str) -> Mended:
     """Takes code out of Markdown, and its own calls of pip out of the code."""
-    code = strip_fences(answer)
-    notes = [] if "```" not in answer or "```" in code else ["taken out of Markdown"]
+    code, notes = strip_fences(answer), []
+    if "```" in answer and check_source(answer).error is None:
+        code = answer.strip("\r\n") + "\n"  # a program that speaks of Markdown
+    elif "```" in answer:
+        notes.append("taken out of Markdown")
     if not re.search(r"\bpip3?\b", code):
         return Mended(code, (), tuple(notes))
     said = read_apart(_LIFT, code)
@@ -119,12 +126,32 @@ def mend(answer: str) -> Mended:
     return Mended(str(said["code"]), requirements, tuple(notes))
 
 
+def experiment_of(mended: Mended, report: SourceReport, stated: Iterable[str], seed: int) -> Experiment:
+    """What is to be run of a program: with what its agent states and what it would have installed by itself.
+
+    A module that it installs a package of another name for is not looked up by its own name: whoever owns that name on
+    the index would be asked in.
+    """
+    lifted = [text for text in mended.requirements if canonicalize_name(Requirement(text).name) not in locked()]
+    known = {distribution_of(module) for module in report.imports}
+    strangers = [text for text in lifted if canonicalize_name(Requirement(text).name) not in known]
+    believed = stated_requirements([*stated, *lifted], report.imports)
+    return Experiment(
+        code=mended.code,
+        seed=seed,
+        requirements=tuple(dict.fromkeys([*believed, *strangers]))[:_MAX_REQUIREMENTS],
+        imports=() if strangers else needed_imports(report),
+    )
+
+
 def _requirements(installs: Iterable[list[str]]) -> list[str]:
     """The packages among pip's arguments: no options, no files, no addresses."""
     found: dict[str, None] = {}
     for words in installs:
         skip = False
         for word in words:
+            if word in _ENDS_COMMAND:
+                break
             if skip or word.startswith("-"):
                 skip = not skip and word in _TAKES_VALUE
                 continue

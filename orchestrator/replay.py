@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from executor.experiment import Execution, Experiment, Outcome
-from executor.imports import check_source, needed_imports
+from executor.experiment import Execution, Outcome
+from executor.imports import check_source
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import Lab
-from orchestrator.mending import mend
+from orchestrator.mending import experiment_of, mend
 from orchestrator.single import Watch, run_single
 from results.store import SUMMARY
 from results.summary import Summary, execution_of, final_implementation
-from sandbox_images.lock import stated_requirements
 
 _MAX_SUMMARY = 256 << 20
-Fault = Literal["none", "code", "environment"]
+Fault = Literal["none", "code", "environment", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,7 @@ def replay(summary: Summary, open_lab: Callable[[], Lab], results: Path, watch: 
         return Replayed(then, "code", f"it does not parse{where}: {report.error}", None, None)
     stated = part.get("dependencies")
     names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
-    experiment = Experiment(
-        code=mended.code,
-        seed=seed,
-        requirements=stated_requirements([*names, *mended.requirements], report.imports),
-        imports=needed_imports(report),
-    )
+    experiment = experiment_of(mended, report, names, seed)
     execution, folder = run_single(open_lab(), experiment, report.imports, results, watch)
     fault, why = fault_of(execution)
     return Replayed(then, fault, why, execution, folder)
@@ -87,7 +81,7 @@ def _then(summary: Summary) -> str:
 _ENVIRONMENT = re.compile(
     r"^(?:[\w.]*\.)?(?:ModuleNotFoundError|FileNotFoundError|NotADirectoryError|PermissionError|ConnectionError|"
     r"Connection\w*Error|URLError|HTTPError|gaierror|TimeoutError|MaxRetryError|NewConnectionError|SSLError|"
-    r"ProxyError|BrokenPipeError|BlockingIOError)\b"
+    r"ProxyError|BrokenPipeError|BlockingIOError|MemoryError|OutOfMemoryError)\b"
     r"|\[Errno (?:-\d+|11|12|13|24|28|30|101|111)\]|Dataset not found|Error downloading|No CUDA|CUDA (?:error|driver|is not)"
     r"|not compiled with CUDA|cannot open shared object|can't start new thread",
 )
@@ -109,6 +103,8 @@ def fault_of(execution: Execution) -> tuple[Fault, str]:
     """
     if execution.success:
         return "none", "it completes here"
+    if execution.outcome is Outcome.CANCELLED:
+        return "unknown", "it was interrupted"
     if execution.outcome in _LIMITS or execution.started_at is None:
         return "environment", execution.message
     last = _last_line(execution.stderr)

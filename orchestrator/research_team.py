@@ -161,8 +161,9 @@ class AIResearchTeam:
         folder: RunFolder,
         journal: Journal,
     ) -> Sprint:
-        def run_experiment(experiment: Experiment, sink: Sink) -> Execution:
-            return lab.executor.run(experiment, lab.policy, lab.request, self.watch(sink), sprint=folder.id)
+        def run_experiment(experiment: Experiment, sink: Sink, seconds: float) -> Execution:
+            request = lab.request.at_most(wall=seconds) if seconds < terms.limits.wall else lab.request
+            return lab.executor.run(experiment, lab.policy, request, self.watch(sink), sprint=folder.id)
 
         context = Context(
             client,

@@ -49,7 +49,10 @@ class Settings:
         Raises UsageProblem for a number that is none.
         """
         file = (folder or Path.cwd()) / ".env"
-        values = dotenv_values(file, interpolate=False) if file.is_file() else {}
+        try:
+            values = dotenv_values(file, interpolate=False) if file.is_file() else {}
+        except (UnicodeDecodeError, OSError) as error:
+            raise UsageProblem(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
         if "SUDO_PASSWORD" in values:
             warn(f"SUDO_PASSWORD in {file.name} is ignored: nothing here needs it, and it should not be kept in a file")
 

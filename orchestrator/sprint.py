@@ -77,13 +77,20 @@ class Sprint:
             plan = self._discuss(goal)
             attempt = self._implement(goal, plan)
             self._validate(goal, attempt)
-            self._summary["end_time"] = journal.step("end", now) if attempt.ended else now()
+            self._summary["end_time"] = now()
+            if attempt.ended:
+                self._summary["end_time"] = journal.step("end", self._finish)
         except BaseException:
             self._summary["end_time"] = now()
             raise
         finally:
             self._write()
         return self._summary
+
+    def _finish(self) -> str:
+        """The summary is whole before the sprint counts as ended: nobody looks at it again after that."""
+        self._write()
+        return str(self._summary["end_time"])
 
     # ---- discussion ----
 

@@ -22,6 +22,10 @@ class Request(_Data):
     unmet_requirements: tuple[str, ...] = ()
     """Requirements (PEP 508) that the sandbox's environment does not hold already."""
 
+    def at_most(self, wall: float) -> "Request":
+        """The same, for at most so many seconds."""
+        return self.model_copy(update={"limits": self.limits.model_copy(update={"wall": wall})})
+
 
 class Capabilities(_Data):
     """What a backend with one runtime can enforce on this host, found by looking."""

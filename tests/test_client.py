@@ -144,20 +144,27 @@ def test_agents_on_this_machine_are_reached_without_proxy_and_password(
         assert b"authorization" not in server.heard[0].lower()
 
 
-def test_agents_elsewhere_are_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_elsewhere_are_reached_through_the_proxy_and_without_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with faulty(always(answer(GOOD))) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         assert ask("http://agents.invalid").code == "print(1)\n"
         assert proxy.heard[0].startswith(b"POST http://agents.invalid/")
+        assert b"authorization" not in proxy.heard[0].lower()
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "not a url", "http://", "http://[::1"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "not a url", "http://", "http://[::1", "http://h:99999"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(AgentRefused, match="LUMENBRIDGE_BASE_URL"):
         LumenbridgeClient(url, "user")
 
 
-@pytest.mark.parametrize("url", ["https://me:hush@host/", "https://hush@host", "http://:hush@127.0.0.1:9"])
+@pytest.mark.parametrize(
+    "url", ["https://me:hush@host/", "https://hush@host", "http://:hush@127.0.0.1:9", "http://a/?key=hush"]
+)
 def test_an_address_with_a_password_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(AgentRefused) as refused:
         LumenbridgeClient(url, "user")
@@ -207,6 +214,8 @@ def test_any_json_is_an_answer_or_an_agent_error(payload: object, model: type[Co
         ("x = 1\n", "x = 1\n"),
         ("```python\nx = 1\n```", "x = 1\n"),
         ("Sure!\n```py\nx = 1\n```\nThis sets x.", "x = 1\n"),
+        ('```python title="a"\nx = 1\n```', "x = 1\n"),
+        ("Sure:\n```python\nx = 1\n", "x = 1\n"),
         ("```\nshort\n```\nand\n```python\nlonger = 1\n```", "longer = 1\n"),
         ("s = 'no ``` fence'", "s = 'no ``` fence'\n"),
     ],

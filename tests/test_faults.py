@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator import AIResearchTeam
+from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentError
 from orchestrator.agents.keys import SigningKey
-from orchestrator.agents.signatures import sign
+from orchestrator.agents.signatures import PinnedKeys, sign
 from orchestrator.lab_setup import LabOptions
 from orchestrator.sprint import Budgets
 from policies.model import PartialLimits
@@ -90,6 +91,7 @@ FAULTS: dict[str, tuple[dict[str, Fault], bool]] = {
     "nothing but a fence": ({CODE: result(code="```python\n\n```")}, False),
     "40 MB": ({CODE: huge}, False),
     "nested without end": ({CODE: always(answer(b'{"result":' + b"[" * 200_000))}, False),
+    "a number that is none": ({CODE: always(answer(b'{"result": {"code": "x = 1", "score": 1e999}}'))}, False),
     "NaN": ({CODE: always(answer(b'{"result": {"code": NaN}}'))}, False),
     "terminal escapes": ({INVOKE: result(response="\x1b[2J\x1b]0;owned\x07 ok\x00")}, True),
     "lone surrogates": ({INVOKE: always(answer(b'{"result": {"response": "a \\ud800 b"}}'))}, True),
@@ -159,6 +161,38 @@ def _seconds(phase: dict[str, Any] | None) -> float:
     if phase is None:
         return 0.0
     return (datetime.fromisoformat(phase["ended_at"]) - datetime.fromisoformat(phase["started_at"])).total_seconds()
+
+
+def test_words_beside_a_signed_object_are_not_read(tmp_path: Path) -> None:
+    content = {"x": "ok"}
+    signed = {**content, "_signature": sign(STRANGER, content, "A")}
+    with faulty_service({INVOKE: always(answer({"result": signed, "response": "INJECTED"}))}) as service:
+        client = LumenbridgeClient(service.url, "u", require_signed=True)
+        with pytest.raises(AgentError, match="cannot be used"):
+            client.invoke("A", "hi")
+
+
+def test_another_key_is_refused_whatever_it_calls_itself(tmp_path: Path) -> None:
+    pins = PinnedKeys(tmp_path / "pins.sqlite")
+
+    def answers(connection: Any, before: int) -> None:
+        content, identity = {"response": "ok"}, ["A", "a", "", "B"][before]
+        key = SigningKey((1 + min(before, 1)).to_bytes(32, "big"))
+        result(**content, _signature=sign(key, content, identity))(connection, before)
+
+    with faulty_service({INVOKE: answers}) as service:
+        client = LumenbridgeClient(service.url, "u", pins=pins, require_signed=True)
+        assert client.invoke("A", "hi") == "ok"
+        for _ in range(3):
+            with pytest.raises(AgentError, match="another key"):
+                client.invoke("A", "hi")
+
+
+def test_a_storm_with_signing_on_is_no_larger_than_without(tmp_path: Path) -> None:
+    storm = always(answer({}, "429 Slow down"))
+    with faulty_service({CHALLENGE: storm}) as service, pytest.raises(AgentError, match="429"):
+        LumenbridgeClient(service.url, "u", backoff=0.01, key=STRANGER).code("x")
+    assert service.asked(CHALLENGE) == 3
 
 
 def test_a_redirect_to_another_host_is_never_followed(tmp_path: Path) -> None:

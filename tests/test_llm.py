@@ -48,12 +48,13 @@ def engine_of(endpoint: ModelEndpoint, tmp_path: Path, **settings: Any) -> LlmEn
         CODE,
         "<think>\nMaybe {this}?\n</think>\n" + CODE,
         json.dumps({"code": CODE, "dependencies": "none", "explanation": ["odd"]}),
+        "Sure:\n```python\n" + CODE + 'other = {"code": "x"}\n```',
     ],
 )
 def test_code_is_read_out_of_every_shape_that_models_answer_in(text: str, tmp_path: Path) -> None:
     with model_endpoint(says(text)) as endpoint:
         said = engine_of(endpoint, tmp_path).code("write", "sprint")
-    assert said.value.code.strip() == CODE.strip()
+    assert said.value.code.strip().removesuffix('\nother = {"code": "x"}') == CODE.strip()
     assert (said.model, said.usage) == ("scripted-1", Usage(100, 50))
 
 
@@ -67,6 +68,22 @@ def test_a_shape_is_asked_for_where_it_is_offered_and_left_out_where_it_is_refus
         assert engine.code("write", "a").value.code.strip() == CODE.strip()
         assert engine.code("write", "a").value.code.strip() == CODE.strip()
         assert len(endpoint.headers) - before == 3  # refused once, never asked for again
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"usage": {}},
+        {"usage": {"prompt_tokens": 5, "completion_tokens": None}},
+        {"usage": {"prompt_tokens": 10**25, "completion_tokens": 1}},
+        {"choices": [{"message": {"content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}}]},
+    ],
+)
+def test_an_answer_with_odd_parts_beside_the_words_is_one(more: dict[str, Any], tmp_path: Path) -> None:
+    said = {"choices": [{"message": {"content": "hello"}}], **more}
+    with faulty(always(answer(said))) as server:
+        engine = LlmEngine(ModelSettings(server.url, "m"), tmp_path / "spending.sqlite")
+        assert engine.respond("A", "", "hi", "a").value == "hello"
 
 
 def test_the_newer_word_for_the_length_of_an_answer_is_used_where_the_older_is_refused(tmp_path: Path) -> None:
@@ -164,6 +181,23 @@ def test_what_was_used_is_counted_by_estimate_where_the_endpoint_does_not_say(tm
         engine_of(endpoint, tmp_path).respond("A", "", "hi", "one")
     tokens, _ = Budget(tmp_path / "spending.sqlite", settings).spent("one")
     assert tokens == estimate("") + estimate("hi") + estimate("y" * 300)
+
+
+def test_thoughts_are_counted_where_the_endpoint_does_not_say(tmp_path: Path) -> None:
+    with model_endpoint(says("<think>" + "hm " * 1000 + "</think>hi")) as endpoint:
+        endpoint.usage = False
+        engine_of(endpoint, tmp_path).respond("A", "", "hi", "one")
+    assert Budget(tmp_path / "spending.sqlite", ModelSettings("http://x", "m")).spent("one")[0] > 1000
+
+
+@pytest.mark.parametrize("status", ["429 Slow", "503 Busy"])
+def test_a_call_that_came_to_nobody_costs_nothing(status: str, tmp_path: Path) -> None:
+    budget = Budget(tmp_path / "spending.sqlite", ModelSettings("http://127.0.0.1:1", "m"))
+    with faulty(always(answer({}, status))) as server, pytest.raises(EngineUnavailable):
+        LlmEngine(ModelSettings(server.url, "m"), tmp_path / "spending.sqlite").respond("A", "", "hi", "one")
+    with pytest.raises(EngineUnavailable):
+        LlmEngine(ModelSettings("http://127.0.0.1:1", "m"), tmp_path / "spending.sqlite").respond("A", "", "hi", "one")
+    assert budget.spent("one")[0] == 0
 
 
 def test_a_refused_call_costs_nothing_and_one_that_broke_off_keeps_its_reservation(tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ def test_users_do_not_see_each_others_agents_and_foreign_hosts_are_refused(own_s
         assert client.call("GET", "/api/agents/my-agents/alice").json()["result"]["count"] == 0
         assert client.call("GET", "/api/agents/my-agents/bob/Mine").json()["result"]["agent"]["prompt"] == "of bob"
         assert client.call("GET", "/api/agents/my-agents/bob", Host="evil.example").status_code == 400
+        assert client.call("GET", "/api/agents/my-agents/bob", Origin="https://evil.example").status_code == 403
+        for bad in ({"prompt": None}, {"description": None}, {"prompt": ""}):
+            refused = client.call("PUT", "/api/agents/update", {"userId": "bob", "agentName": "Mine", "updates": bad})
+            assert refused.status_code == 400 and refused.json()["error"]
+        slash = client.call("POST", "/api/agents/register", {"userId": "bob/x", "name": "Mine", "prompt": "p"})
+        assert slash.status_code == 400
     with served("--host", "::1") as url:
         assert url.startswith("http://[::1]:")
         assert Documented(url).call("GET", "/api/agents/my-agents/bob").status_code == 200
@@ -171,6 +177,8 @@ def test_an_address_that_cannot_be_had_is_one_line(own_state: Path) -> None:
         assert taken.returncode == 2 and "cannot listen" in told(taken)
     assert "cannot listen" in told(labsandbox("agents", "serve", "--host", "192.0.2.1", "--port", "0"))
     assert "LABSANDBOX_LLM_BASE_URL" in told(labsandbox("agents", "serve", "--engine", "llm"))
+    for name in ("foo*", "lab:8765", ""):
+        assert "--allow-host" in told(labsandbox("agents", "serve", "--allow-host", name))
 
 
 def everything_below(folder: Path) -> str:
@@ -202,7 +210,7 @@ def test_a_sprint_over_a_server_elsewhere_is_signed_graded_repaired_and_on_recor
     assert summary["agents"] == url and summary["phases"]["self_healing"]["fix_applied"] is True
     assert "requests signed by 1" in done.stderr
     assert stats["request_count"] > 15 and "debugger" in shown and asked["routing"]["selected_agent"] == "code"
-    assert {pin["identity"] for pin in keys} >= {"ValidatorAgent", "code"} and len(
+    assert {pin["agent"] for pin in keys} >= {"ValidatorAgent", "code agent"} and len(
         {pin["public_key"] for pin in keys}
     ) == 1
     (folder,) = (here / "results").iterdir()
@@ -229,7 +237,7 @@ def test_a_key_that_changes_is_told_and_refused_where_signatures_are_required(he
             told_of = labsandbox("agents", "consult", "What?", LUMENBRIDGE_BASE_URL=url)
             assert told_of.returncode == 0
             pinned = json.loads(labsandbox("agents", "keys", "--json").stdout)
-            assert [pin["identity"] for pin in pinned] == ["router"]
+            assert [pin["agent"] for pin in pinned] == ["router"]
             assert labsandbox("agents", "keys", "--forget", "router").returncode == 0
             assert labsandbox("agents", "keys", "--forget", "router").returncode == 2
             assert labsandbox(*quick, LUMENBRIDGE_BASE_URL=url).returncode == 0
@@ -267,4 +275,6 @@ def test_settings_that_cannot_be_used_are_one_line_without_the_secret(
 ) -> None:
     done = labsandbox("agents", "list", **environment)
     assert done.returncode == 2 and said in told(done)
+    (here / ".env").write_bytes(b"X=\xff\n")
+    assert "not UTF-8" in told(labsandbox("agents", "list"))
     assert "horse" not in done.stderr and "c0ffee" not in done.stderr and "abandon" not in done.stderr

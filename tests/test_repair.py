@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.experiment import Execution, Outcome
+from executor.imports import check_source
 from orchestrator.implementation import MAX_REPAIRS
-from orchestrator.mending import mend
+from orchestrator.mending import experiment_of, mend
 from orchestrator.repair import failure_of, lines_at_fault, vote_of
 from orchestrator.sprint import Budgets
 from results.store import SUMMARY
@@ -124,7 +125,7 @@ def test_a_timeout_is_sent_back_with_the_measured_time(bench: Bench, tmp_path: P
     request = Request(limits=PartialLimits.model_validate({"wall": "2s"}))
     slow = "import lab, time\nfor n in range(99): lab.log(step=n, loss=1.0); time.sleep(0.1)\n"
     engine = Writes(slow, COMPARISON)
-    run = lambda experiment, sink: bench.executor.run(experiment, bench.policy, request, sink)  # noqa: E731
+    run = lambda experiment, sink, seconds: bench.executor.run(experiment, bench.policy, request, sink)  # noqa: E731
     with sprint(engine, run, tmp_path) as (one, _):
         summary = one.run("goal")
     ((_, told),) = engine.asked("repair")
@@ -132,6 +133,18 @@ def test_a_timeout_is_sent_back_with_the_measured_time(bench: Bench, tmp_path: P
     assert re.search(r"last step on record was 1?\d\.", told)
     assert engine.asked("vote") == []
     assert summary["phases"]["self_healing"]["fix_applied"] is True
+
+
+def test_a_run_that_begins_late_has_only_the_rest_of_the_phase(run_experiment: RunExperiment, tmp_path: Path) -> None:
+    def late() -> str:
+        time.sleep(1.5)
+        return "import time\ntime.sleep(60)\n"
+
+    began = time.monotonic()
+    with sprint(Writes("", code=late), run_experiment, tmp_path, Budgets(implementation=4)) as (one, _):
+        execution = one.run("goal")["phases"]["implementation"]["execution"]  # the wall limit is 10 s
+    assert execution["outcome"] == "timeout" and execution["limits"]["wall"]["effective"] < 2.6
+    assert time.monotonic() - began < 8
 
 
 def test_no_repair_begins_that_could_not_be_run_in_the_phases_time(
@@ -233,6 +246,7 @@ def test_the_lines_that_a_traceback_names_are_shown_with_their_surroundings() ->
         ("os.system(f'{sys.executable} -m pip install tqdm')", "0", ("tqdm",)),
         ("subprocess.check_call([sys.executable, '-m', 'pip', 'install', '-q', 'timm==1.0'])", "0", ("timm==1.0",)),
         ("subprocess.run('pip3 install a b', shell=True)", "SimpleNamespace", ("a", "b")),
+        ("os.system('pip install a && echo done > log')", "0", ("a",)),
         ("subprocess.run(['pip', 'install'] + ['c'])", "SimpleNamespace", ("c",)),
         ("pip.main(['install', 'd'])", "0", ("d",)),
         ("subprocess.run(['/usr/bin/pip', 'install', '-r', 'requirements.txt', 'e'])", "SimpleNamespace", ("e",)),
@@ -254,6 +268,7 @@ def test_calls_of_pip_become_requirements_and_are_gone(line: str, left: str, nam
     "code",
     [
         "pipeline = 'pip install nothing'\n",
+        'doc = """\n```python\nexample\n```\n"""\nprint(doc)\n',
         "print('pip', 'install')\n",
         "# pip install x\nx = 1\n",
         "subprocess.run(['pip', 'list'])\n",
@@ -262,6 +277,17 @@ def test_calls_of_pip_become_requirements_and_are_gone(line: str, left: str, nam
 )
 def test_code_that_does_not_install_is_left_as_it_is(code: str) -> None:
     assert mend(code).code == code and mend(code).requirements == ()
+
+
+def test_what_is_installed_under_another_name_is_required_and_its_module_not_looked_up() -> None:
+    code = "import os\nos.system('pip install scikit-fuzzy torch==1.0 einops>=0.7')\nimport einops, skfuzzy, torch\n"
+    mended = mend(code)
+    experiment = experiment_of(mended, check_source(mended.code), ["einops"], 0)
+    assert experiment.requirements == ("einops>=0.7", "scikit-fuzzy")
+    assert experiment.imports == ()
+    plain = mend("import einops, torch\n")
+    assert experiment_of(plain, check_source(plain.code), ["einops<1"], 0).requirements == ("einops<1",)
+    assert experiment_of(plain, check_source(plain.code), [], 0).imports == ("einops", "torch")
 
 
 def test_mended_code_runs_where_the_call_stood(bench: Bench) -> None:

@@ -105,6 +105,7 @@ def test_a_sprint_that_is_killed_at_any_step_ends_as_if_it_had_not_been(
             whole_lines = before[: before.rfind(b"\n") + 1]
             assert whole_lines.count(b"\n") >= lines
             summary = AIResearchTeam(results_dir=results).resume_sprint(folder.name)
+            assert summary["end_time"] is not None
             assert without_times(summary) == without_times(undisturbed), f"killed after {steps[lines - 1]}"
             assert json.loads((folder / "sprint_summary.json").read_text()) == summary
             assert (folder / EVENTS).read_bytes().startswith(whole_lines)

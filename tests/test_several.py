@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -132,6 +133,39 @@ def test_an_interrupt_ends_all_and_leaves_what_can_be_resumed(here: Path) -> Non
             done = labsandbox("resume", folder.name, LUMENBRIDGE_BASE_URL=service.url)
             assert done.returncode == 0, done.stderr
             assert "completed" in done.stdout
+
+
+def test_a_sprint_that_is_killed_makes_the_status_infrastructures(here: Path) -> None:
+    with coded({"slow": SLOW}) as service:
+        process = subprocess.Popen(
+            [COMMAND, "run", "slow", "quick", "--parallel", "2", *QUICK],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "LUMENBRIDGE_BASE_URL": service.url},
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not list((here / "results").glob("*/experiment.py")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for child in psutil.Process(process.pid).children():
+            if any((here / "results").glob(f"{child.cmdline()[4]}/experiment.py")) or "slow" in str(child.cmdline()):
+                child.kill()
+                break
+        process.communicate(timeout=60)
+    assert process.returncode == 4
+
+
+def test_many_goals_need_few_open_files(here: Path) -> None:
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # noqa: E731
+    goals = [f"goal {number}" for number in range(100)]
+    process = subprocess.Popen(
+        [COMMAND, "run", *goals, *QUICK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit
+    )
+    deadline = time.monotonic() + 60
+    while len(list((here / "results").glob("*"))) < 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in said
 
 
 def test_a_terminal_shows_a_live_table(here: Path) -> None:

@@ -71,7 +71,9 @@ class Scripted:
 def run_experiment(bench: Bench) -> RunExperiment:
     """Real containers, short."""
     request = Request(limits=PartialLimits.model_validate({"wall": "10s"}))
-    return lambda experiment, sink: bench.executor.run(experiment, bench.policy, request, sink)
+    return lambda experiment, sink, seconds: bench.executor.run(
+        experiment, bench.policy, request.at_most(seconds), sink
+    )
 
 
 @contextmanager
@@ -92,7 +94,7 @@ def sprint(
     store.close()
 
 
-def never(experiment: Experiment, sink: Sink) -> Execution:
+def never(experiment: Experiment, sink: Sink, seconds: float) -> Execution:
     raise AssertionError("nothing may run")
 
 

@@ -202,10 +202,10 @@ def llm_of(result: dict[str, Any]) -> dict[str, Any]:
     return {"provider": clean_line(llm.provider) or None, "model": clean_line(llm.model) or None, "tokens": tokens}
 
 
-_FENCE = re.compile(r"```[ \t]*(?:(?:python3?|py)[ \t]*)?\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```[^`\n]*\n(.*?)```", re.DOTALL)
 
 
-_OPENED = re.compile(r"```[ \t]*(?:(?:python3?|py)[ \t]*)?\r?\n", re.IGNORECASE)
+_OPENED = re.compile(r"^[ \t]{0,3}```[^`\n]*\n", re.MULTILINE)
 
 
 def strip_fences(code: str) -> str:
@@ -216,8 +216,8 @@ def strip_fences(code: str) -> str:
     blocks = _FENCE.findall(code)
     if blocks:
         code = max(blocks, key=len)
-    elif opened := _OPENED.match(code.lstrip()):
-        code = code.lstrip()[opened.end() :]
+    elif opened := _OPENED.search(code):
+        code = code[opened.end() :]
     return code.strip("\r\n") + "\n"
 
 

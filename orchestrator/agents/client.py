@@ -136,7 +136,7 @@ class LumenbridgeClient:
     def _signature_headers(self, deadline: float) -> Mapping[str, str]:
         """A challenge of the service's, signed; a new one for every attempt, for they expire."""
         assert self._key is not None
-        payload = self._transport.call("GET", "/api/auth/challenge", None, deadline)
+        payload = self._transport.call("GET", "/api/auth/challenge", None, deadline, attempts=1)
         challenge = parse(payload, Challenge, "signing the request").challenge
         return {
             "x-signature": self._key.sign(challenge.encode()).hex(),
@@ -157,7 +157,8 @@ class LumenbridgeClient:
             result = signed_result(payload)
             record |= {"answer": result if result else payload, **llm_of(result)}
             self._check_signature(agent, result, record)
-            return parse(payload, model, agent)
+            # What was graded is what is read: words beside a signed object are nobody's.
+            return parse({"result": result} if "_signature" in result else payload, model, agent)
         except AgentError as error:
             record["error"] = str(error)
             raise
@@ -166,7 +167,7 @@ class LumenbridgeClient:
 
     def _check_signature(self, agent: str, result: dict[str, Any], record: dict[str, Any]) -> None:
         signed = grade(result)
-        pinned = self._pinned(signed)
+        pinned = self._pinned(agent, signed)
         record["signature"] = {**asdict(signed), "pinned_key": pinned}
         if not self._require_signed:
             return
@@ -175,8 +176,8 @@ class LumenbridgeClient:
         if pinned is not None:
             raise AgentsUnavailable(f"{agent}: signed with another key than before (labsandbox agents keys shows them)")
 
-    def _pinned(self, signed: Signed) -> str | None:
-        """The key that the signer used before, where that was another."""
+    def _pinned(self, agent: str, signed: Signed) -> str | None:
+        """The key that this agent's answers bore before, where that was another. Who signs may call itself anything."""
         if self._pins is None or not signed.public_key:
             return None
-        return self._pins.check(self.base_url, signed.identity, signed.public_key)
+        return self._pins.check(self.base_url, agent, signed.public_key)

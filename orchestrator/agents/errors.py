@@ -19,8 +19,11 @@ class AgentRefused(AgentError):
 
 
 class AgentsUnavailable(AgentError):
-    """Connection, timeout, 5xx, or an answer that makes no sense. `after`: seconds that the service asked to be left."""
+    """Connection, timeout, 5xx, or an answer that makes no sense.
 
-    def __init__(self, message: str, after: float | None = None) -> None:
+    after: seconds that the service asked to be left. unheard: the question certainly came to nobody.
+    """
+
+    def __init__(self, message: str, after: float | None = None, unheard: bool = False) -> None:
         super().__init__(message)
-        self.after = after
+        self.after, self.unheard = after, unheard

@@ -88,34 +88,34 @@ def _content_hashes(result: dict[str, Any]) -> Iterator[bytes]:
 
 
 class PinnedKeys:
-    """The first key seen of each identity of each service, in SQLite. Many threads and processes may use it."""
+    """The first key seen of each agent of each service, in SQLite. Many threads and processes may use it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = path
         with self._open() as database:
             database.execute(
-                "CREATE TABLE IF NOT EXISTS pins (service TEXT, identity TEXT, public_key TEXT, "
-                "PRIMARY KEY (service, identity))"
+                "CREATE TABLE IF NOT EXISTS pins (service TEXT, agent TEXT, public_key TEXT, "
+                "PRIMARY KEY (service, agent))"
             )
 
-    def check(self, service: str, identity: str, public_key: str) -> str | None:
+    def check(self, service: str, agent: str, public_key: str) -> str | None:
         """Pins a key that is the first, which is None; the pinned one where it is another, which stays pinned."""
         with self._open() as database:
-            database.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (service, identity, public_key))
-            where = "WHERE service = ? AND identity = ?"
-            (pinned,) = database.execute(f"SELECT public_key FROM pins {where}", (service, identity)).fetchone()
+            database.execute("INSERT OR IGNORE INTO pins VALUES (?, ?, ?)", (service, agent, public_key))
+            where = "WHERE service = ? AND agent = ?"
+            (pinned,) = database.execute(f"SELECT public_key FROM pins {where}", (service, agent)).fetchone()
         return None if pinned == public_key else str(pinned)
 
     def all(self) -> list[tuple[str, str, str]]:
-        """Service, identity and key of each pin."""
+        """Service, agent and key of each pin."""
         with self._open() as database:
-            return list(database.execute("SELECT service, identity, public_key FROM pins ORDER BY 1, 2"))
+            return list(database.execute("SELECT service, agent, public_key FROM pins ORDER BY 1, 2"))
 
-    def forget(self, identity: str) -> int:
-        """Lets the next key of an identity be pinned anew; how many pins that was."""
+    def forget(self, agent: str) -> int:
+        """Lets the next key of an agent be pinned anew; how many pins that was."""
         with self._open() as database:
-            return database.execute("DELETE FROM pins WHERE identity = ?", (identity,)).rowcount
+            return database.execute("DELETE FROM pins WHERE agent = ?", (agent,)).rowcount
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

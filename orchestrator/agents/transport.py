@@ -6,7 +6,9 @@ A call ends by its deadline whatever the other side does: a connection that stal
 
 import ipaddress
 import json
+import math
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +19,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from orchestrator.agents.answers import clean_line
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
@@ -29,7 +29,7 @@ CALL_SECONDS = 120.0
 """How long one call may take in all, when the caller sets no deadline."""
 MAX_ANSWER = 8 << 20
 ATTEMPTS = 3
-_MAX_RETRY_AFTER = 60.0
+_MAX_BACKOFF = 20.0
 
 Headers = Callable[[float], Mapping[str, str]]
 """Further headers of one attempt, given its deadline."""
@@ -67,24 +67,26 @@ class Transport:
         body: dict[str, Any] | None = None,
         deadline: float | None = None,
         headers: Headers | None = None,
+        attempts: int | None = None,
     ) -> object:
         """The JSON of the answer. `deadline` is one of time.monotonic(). Raises AgentError."""
         end = time.monotonic() + CALL_SECONDS if deadline is None else deadline
-        retrying = Retrying(
-            retry=retry_if_exception_type(_TryAgain),
-            stop=lambda state: (
-                stop_after_attempt(self._attempts)(state) or time.monotonic() + self._pause(state) >= end
-            ),
-            wait=self._pause,
-            reraise=True,
-        )
-        return retrying(self._once, _Attempt(method, path, body, end, headers))
+        attempt, left = _Attempt(method, path, body, end, headers), attempts or self._attempts
+        while True:
+            try:
+                return self._once(attempt)
+            except _TryAgain as error:
+                left -= 1
+                pause = self._pause(error, (attempts or self._attempts) - left)
+                if left == 0 or time.monotonic() + pause >= end:
+                    raise
+            time.sleep(pause)
 
-    def _pause(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _TryAgain) and error.after is not None:
+    def _pause(self, error: "_TryAgain", failed: int) -> float:
+        """What the service asked for, or twice as long each time, and somewhat more so that many do not come at once."""
+        if error.after is not None:
             return error.after
-        return wait_exponential_jitter(multiplier=self._backoff, max=20, jitter=self._backoff)(state)
+        return min(_MAX_BACKOFF, self._backoff * 2.0 ** (failed - 1)) + random.uniform(0, self._backoff)
 
     def _once(self, attempt: _Attempt) -> object:
         headers = attempt.headers(attempt.deadline) if attempt.headers else {}
@@ -96,7 +98,8 @@ class Transport:
         except requests.exceptions.Timeout:
             raise _TryAgain("no answer in time") from None
         except (requests.exceptions.RequestException, HTTPError, UnicodeError) as error:
-            raise _TryAgain(f"cannot reach {self.base_url} ({type(error).__name__})") from None
+            unheard = isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
+            raise _TryAgain(f"cannot reach {self.base_url} ({type(error).__name__})", unheard=unheard) from None
         return _judge(response, raw)
 
     def _exchange(self, attempt: _Attempt, headers: Mapping[str, str], left: float) -> tuple[requests.Response, bytes]:
@@ -108,6 +111,7 @@ class Transport:
                 self.base_url + attempt.path,
                 json=attempt.body,
                 headers=dict(headers),
+                auth=_as_it_is,
                 timeout=(min(CONNECT_TIMEOUT, left), left),
                 allow_redirects=False,  # an answer from another host is no answer of this service
                 stream=True,
@@ -115,15 +119,21 @@ class Transport:
                 return response, _read(response, attempt.deadline)
 
 
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """No login from ~/.netrc: it would go to strangers, and take the place of the header that says who asks."""
+    return request
+
+
 def _host_of(base_url: str, name: str) -> str:
     try:
         parts = urlsplit(base_url)
         host = parts.hostname if parts.scheme in {"http", "https"} else None
-        secret = parts.username is not None or parts.password is not None
+        secret = parts.username is not None or parts.password is not None or bool(parts.query)
+        _ = parts.port  # raises for one that is none
     except ValueError:
         host, secret = None, False
     if secret:  # addresses are shown and put on record
-        raise AgentRefused(f"{name} holds a user or password, which an address is no place for")
+        raise AgentRefused(f"{name} holds a user, a password or a query, for which an address is no place")
     if not host:
         raise AgentRefused(f"{name} is no http(s) address: {clean_line(base_url, 100)}")
     return host
@@ -179,7 +189,8 @@ def _judge(response: requests.Response, raw: bytes) -> object:
     """The JSON of a good answer. Raises _TryAgain, AgentRefused or AgentsUnavailable."""
     status = response.status_code
     if status == 429 or status >= 500:
-        raise _TryAgain(f"the service answered {status}{_reason(raw)}", _retry_after(response))
+        unheard = status in (429, 503)
+        raise _TryAgain(f"the service answered {status}{_reason(raw)}", _retry_after(response), unheard)
     if 300 <= status < 400:
         raise AgentsUnavailable(f"the service answered {status}, a redirect, which is not followed")
     if status >= 400:
@@ -198,16 +209,20 @@ def _json(raw: bytes) -> object:
     def refuse(name: str) -> NoReturn:
         raise ValueError(name)
 
-    return json.loads(raw, parse_constant=refuse)
+    def finite(text: str) -> float:
+        number = float(text)
+        return number if math.isfinite(number) else refuse(text)
+
+    return json.loads(raw, parse_constant=refuse, parse_float=finite)
 
 
 def _reason(raw: bytes) -> str:
-    """What an error says of itself: its `error`, which some services make an object with a `message`."""
+    """What an error says of itself: its `error`, which may be an object with a `message`; or `message`, or `detail`."""
     try:
         data = _json(raw)
     except (ValueError, RecursionError):
         return ""
-    said = data.get("error") if isinstance(data, dict) else None
+    said = (data.get("error") or data.get("message") or data.get("detail")) if isinstance(data, dict) else None
     said = said.get("message") if isinstance(said, dict) else said
     return f": {clean_line(said)}" if said else ""
 
@@ -216,9 +231,9 @@ def _retry_after(response: requests.Response) -> float | None:
     """Seconds, which the header gives as such or as a date (RFC 9110, 10.2.3)."""
     text = response.headers.get("retry-after", "")
     if text.isascii() and text.isdigit():
-        return float(min(int(text[:10]), _MAX_RETRY_AFTER))
+        return float(text[:10])
     try:
         seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(0.0, seconds), _MAX_RETRY_AFTER)
+    return max(0.0, seconds)

@@ -86,7 +86,7 @@ def replay(
         if execution is not None:
             show_execution(execution, done.folder)
         console.print(f"Recorded: {one_line(done.recorded)}", soft_wrap=True)
-        ended = "completed" if done.fault == "none" else f"the {done.fault}'s fault"
+        ended = {"none": "completed", "unknown": "unknown"}.get(done.fault, f"the {done.fault}'s fault")
         console.print(f"Here:     {ended}: {one_line(done.why)}", soft_wrap=True)
         if done.fault == "none" and done.recorded.startswith("failed"):
             console.print("So the recorded failure was its environment's, not the code's.", soft_wrap=True)

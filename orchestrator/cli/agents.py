@@ -1,5 +1,6 @@
 """`labsandbox agents`: the team, wherever it answers from; its keys; and a server for others."""
 
+import re
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -159,7 +160,7 @@ def keygen(
 
 @app.command("keys")
 def keys(
-    forget: Annotated[str | None, typer.Option("--forget", help="Pin the next key of this identity anew.")] = None,
+    forget: Annotated[str | None, typer.Option("--forget", help="Pin the next key of this agent anew.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """The keys that signed answers before; one that changes is reported."""
@@ -171,9 +172,9 @@ def keys(
         return
     found = pins.all()
     if as_json:
-        print_json([dict(zip(("service", "identity", "public_key"), pin, strict=True)) for pin in found])
+        print_json([dict(zip(("service", "agent", "public_key"), pin, strict=True)) for pin in found])
         return
-    table = Table("service", "identity", "public key")
+    table = Table("service", "agent", "public key")
     for pin in found:
         table.add_row(*(one_line(cell) for cell in pin))
     console.print(table)
@@ -196,6 +197,9 @@ def serve(
     from orchestrator.local_agents.serving import listen, serve_until_stopped
     from orchestrator.local_agents.store import AgentStore
 
+    for name in allow_host or []:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", name):
+            raise UsageProblem(f"--allow-host {name!r}: a host's name or address, without a port")
     state = state_dir()
     chosen = open_engine(engine, Settings.read(note), state)
     key = server_key(state)

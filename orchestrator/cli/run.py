@@ -78,6 +78,8 @@ def run(
         sprint, advised = advised_goal(Store(results), follows)
         note(f"{sprint} recommends: {advised}")
         wanted.append((advised, sprint))
+    if len(wanted) > MAX_GOALS:
+        raise UsageProblem(f"{len(wanted)} goals were given; at most {MAX_GOALS} are accepted")
     if not wanted:
         raise UsageProblem('state a goal, such as "Compare AdamW vs. Lion on a small transformer"')
     chosen = options.lab_options(
@@ -163,8 +165,8 @@ def _end(store: Store, line: Line) -> dict[str, Any]:
     try:
         summary = store.summary(line.sprint)
     except StoreError:
-        return {**end, "verdict": line.last_words() or "not begun"}
-    return {**end, "outcome": outcome_of(summary), "verdict": verdict_of(summary) or line.last_words()}
+        return {**end, "verdict": line.last_words or "not begun"}
+    return {**end, "outcome": outcome_of(summary), "verdict": verdict_of(summary) or line.last_words}
 
 
 def _end_table(ends: list[dict[str, Any]]) -> Table:
@@ -185,6 +187,4 @@ def _read_goals(path: Path | None) -> list[str]:
     found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not found:
         raise UsageProblem(f"{path} holds no goal")
-    if len(found) > MAX_GOALS:
-        raise UsageProblem(f"{path} holds {len(found)} goals; at most {MAX_GOALS} are accepted")
     return found

@@ -31,7 +31,8 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _SYSTEM_AGENTS = frozenset({"search", "terminal", "code", "schema", "router"})
 _log = logging.getLogger(__name__)
 
-Short = Annotated[str, Field(min_length=1, max_length=200)]
+# No slash: it would be another path's.
+Short = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f]+$")]
 Prompt = Annotated[str, Field(min_length=1, max_length=100_000)]
 
 
@@ -146,6 +147,8 @@ class _Service:
         asked = _read(_Update, body)
         self._find(asked.userId, asked.agentName, 404)
         changes = asked.updates.model_dump(exclude_unset=True)
+        if any(changes.get(name, "") is None for name in ("prompt", "description")):
+            raise _Refusal(400, "updates: a prompt or description that is null", asked.agentName)
         agent = self._store.update(asked.userId, asked.agentName, changes)
         return _envelope(agent.name, {"message": "updated", "agent": agent.model_dump()})
 
@@ -215,6 +218,7 @@ class _Service:
         """The envelope of an agent's answer: who made it in what time, and whose signature it bears."""
         llm: dict[str, Any] = {"provider": "labsandbox", "model": said.model or self._engine.name}
         llm["elapsed"] = round(1000 * (time.monotonic() - began))
+        result = _encodable(result)
         if (usage := said.usage) is not None:
             total = usage.prompt + usage.completion
             llm["usage"] = {"promptTokens": usage.prompt, "completionTokens": usage.completion, "totalTokens": total}
@@ -261,6 +265,8 @@ def _answering(work: _Work, challenges: Challenges, store: AgentStore) -> Callab
     """An endpoint that runs `work` in a thread: engines may take long."""
 
     async def endpoint(request: Request) -> JSONResponse:
+        if "origin" in request.headers:  # only browsers send it, and no page has any business here
+            return _error(_Refusal(403, "requests of web pages are not answered"))
         body = b""
         async for part in request.stream():
             body += part
@@ -274,8 +280,20 @@ def _answering(work: _Work, challenges: Challenges, store: AgentStore) -> Callab
             return _error(_Refusal(401, str(error)))
         except _Refusal as refusal:
             return _error(refusal)
+        except Exception:
+            _log.exception("a request failed")
+            return _error(_Refusal(500, "the server failed to answer"))
 
     return endpoint
+
+
+def _encodable(value: Any) -> Any:
+    """The same without halves of characters, which models produce and no wire takes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _encodable(inner) for key, inner in value.items()}
+    return [_encodable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _error(refusal: _Refusal) -> JSONResponse:

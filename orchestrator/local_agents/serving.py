@@ -1,5 +1,6 @@
 """Runs the local server: in this process for as long as it is needed, or as a command of its own."""
 
+import logging
 import socket
 import threading
 import time
@@ -56,6 +57,11 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageProblem(f"cannot listen on {host}:{port}: {reason}") from None
     return listener
+
+
+# Whoever is given up on in the middle of an answer would else have its trace printed on the user's terminal.
+logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
+logging.getLogger("uvicorn.error").propagate = False
 
 
 def _config(engine: Engine, store: AgentStore, hosts: tuple[str, ...], key: SigningKey | None) -> uvicorn.Config:

@@ -5,9 +5,9 @@ its length) is left out of this and all later calls.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.agents.transport import Transport
@@ -19,8 +19,15 @@ class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _text_of(content: object) -> object:
+    """Some endpoints answer with a list of parts, of which the texts count."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content
+
+
 class _Message(_Wire):
-    content: str | None = None
+    content: Annotated[str | None, BeforeValidator(_text_of)] = None
 
 
 class _Choice(_Wire):
@@ -29,14 +36,22 @@ class _Choice(_Wire):
 
 
 class _Usage(_Wire):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
+    prompt_tokens: int = Field(ge=0, le=10**9)
+    completion_tokens: int = Field(ge=0, le=10**9)
+
+
+def _usage_of(said: object) -> object:
+    """What cannot be read as a count is as if it had not been said."""
+    try:
+        return _Usage.model_validate(said)
+    except ValidationError:
+        return None
 
 
 class _Completion(_Wire):
     choices: list[_Choice] = Field(min_length=1)
     model: str | None = None
-    usage: _Usage | None = None
+    usage: Annotated[_Usage | None, BeforeValidator(_usage_of)] = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,9 @@ class Completion:
     """What the model said."""
 
     text: str
+    """Without the thoughts before it."""
+    length: int
+    """Bytes of the answer with its thoughts."""
     whole: bool
     """It was not cut off at the limit of tokens."""
     model: str
@@ -89,15 +107,13 @@ class Chat:
         return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
 
     def _adapts(self, refused: AgentRefused, shaped: bool) -> bool:
-        """Whether something can be left out that the endpoint may have refused."""
+        """Whether something can be left out that the endpoint may have refused: what it names, else the shape."""
         if "max_completion_tokens" in refused.said and self._length_word == "max_tokens":
             self._length_word = "max_completion_tokens"
             return True
-        words = ("response_format", "json_schema", "structured", "schema", "grammar")
-        if shaped and any(word in refused.said.lower() for word in words):
+        if shaped:
             self._takes_shapes = False
-            return True
-        return False
+        return shaped
 
     def _read(self, payload: object) -> Completion:
         try:
@@ -106,8 +122,15 @@ class Chat:
             raise AgentsUnavailable("the model's endpoint answered with no chat completion") from None
         choice = answer.choices[0]
         usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
-        text = without_thoughts(choice.message.content or "")
-        return Completion(text, choice.finish_reason != "length", answer.model or self._settings.model, usage)
+        said = choice.message.content or ""
+        length = len(said.encode("utf-8", "replace"))
+        return Completion(
+            without_thoughts(said),
+            length,
+            choice.finish_reason != "length",
+            answer.model or self._settings.model,
+            usage,
+        )
 
 
 def without_thoughts(text: str) -> str:

@@ -88,8 +88,10 @@ class LlmEngine:
             self._budget.settle(reservation, Usage())
             raise ValueError(f"the model's endpoint refused: {error}") from None
         except AgentsUnavailable as error:
+            if error.unheard:  # otherwise it may have been answered, and paid for
+                self._budget.settle(reservation, Usage())
             raise EngineUnavailable(f"the model's endpoint: {error}", error.after) from None
-        usage = said.usage or Usage(reservation.usage.prompt, estimate(said.text))
+        usage = said.usage or Usage(reservation.usage.prompt, said.length // 3 + 16)
         self._budget.settle(reservation, usage)
         if not said.text:
             raise EngineUnavailable("the model said nothing")
@@ -102,12 +104,14 @@ def estimate(text: str) -> int:
 
 
 def _code_of(text: str) -> CodeAnswer:
-    """The program in an answer: JSON of the asked shape, JSON somewhere in prose, a fenced block, or bare code."""
-    found = json_object(text)
+    """The program in an answer: JSON of the asked shape, a fenced block, JSON somewhere in prose, or bare code."""
+    inside = strip_fences(text)
+    fenced = "```" in text and not inside.lstrip().startswith("{")
+    found = None if fenced else json_object(inside)  # an object in a fenced program is the program's
     if found is not None and isinstance(found.get("code"), str):
         known = {key: found[key] for key in CodeAnswer.model_fields.keys() & found.keys()}
         try:
             return CodeAnswer.model_validate(known)
         except ValidationError:
             return CodeAnswer(code=found["code"])
-    return CodeAnswer(code=strip_fences(text))
+    return CodeAnswer(code=inside)
