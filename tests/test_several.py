@@ -169,7 +169,7 @@ def test_many_goals_need_few_open_files(here: Path) -> None:
 
 
 def test_a_terminal_shows_a_live_table(here: Path) -> None:
-    with coded({}) as service:
+    with coded({"one": SLOW}) as service:  # so that somebody can see it being run
         leader, follower = pty.openpty()
         process = subprocess.Popen(
             [COMMAND, "run", "one", "two", *QUICK], stdout=follower, stderr=follower,
