@@ -19,20 +19,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from executor.experiment import MetricRecord, PlanRecord, RunRecord
+from executor.experiment import AnyRecord, MetricRecord
 
 SUMMARY = "sprint_summary.json"
 EXECUTION = "execution.json"
-_ID = re.compile(r"(sprint|exec)_\d{8}_\d{6}(_\d+)?")
+_ID = re.compile(r"(sprint|exec|sweep)_\d{8}_\d{6}(_\d+)?")
 _OF_AN_ATTEMPT = (
-    "experiment.py", "requirements.txt", "stdout.log", "stderr.log", "metrics.jsonl", "artifacts", "curves.png", EXECUTION
+    "experiment.py", "requirements.txt", "stdout.log", "stderr.log", "metrics.jsonl", "extracted.jsonl", "artifacts", "curves.png",
+    EXECUTION,
 )  # fmt: skip
 _TEMPORARY = re.compile(r"\.(?:part-|[A-Za-z0-9_.-]+\.)[a-z0-9_]{8}")
 """As tempfile names what `write_bytes` and `ArtifactFile` are at."""
 _MAX_SUMMARY = 256 << 20
 _PROBE = 64 * 1024
+_READABLE = 0.25
+"""Seconds after which a metric can be read by others, once the next has come."""
 
-Kind = Literal["sprint", "exec"]
+Kind = Literal["sprint", "exec", "sweep"]
 
 
 class StoreError(OSError):
@@ -64,13 +67,14 @@ class Store:
                 continue
             except OSError as error:
                 raise StoreError(f"cannot write into the results folder {self.root}: {error.strerror}", error) from None
-            return self._probed(path)
+            return self._probed(path, records=kind != "sweep")
         raise StoreError(f"{self.root} holds too many runs of this second")
 
-    def runs(self, kind: Kind = "sprint") -> list[str]:
+    def runs(self, kind: Kind | tuple[Kind, ...] = "sprint") -> list[str]:
         """Ids of the runs that are there, oldest first."""
         try:
-            found = [path.name for path in self.root.iterdir() if _ID.fullmatch(path.name) and path.is_dir()]
+            with os.scandir(self.root) as entries:
+                found = [entry.name for entry in entries if _ID.fullmatch(entry.name) and entry.is_dir()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -82,7 +86,8 @@ class Store:
         name = run if _ID.fullmatch(run) else f"sprint_{run}"
         path = self.root / name
         if not _ID.fullmatch(name) or not path.is_dir() or path.is_symlink():
-            raise StoreError(f"there is no sprint {ascii(run)[1:-1][:100]} in {self.root}")
+            kind = "sweep" if name.startswith("sweep_") else "sprint"
+            raise StoreError(f"there is no {kind} {ascii(run)[1:-1][:100]} in {self.root}")
         return RunFolder(path)
 
     def summary(self, run: str) -> dict[str, Any]:
@@ -111,14 +116,15 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot make the results folder {self.root}: {error.strerror}", error) from None
 
-    def _probed(self, path: Path) -> "RunFolder":
-        """Finds out now, not after the run, that nothing can be written."""
+    def _probed(self, path: Path, records: bool) -> "RunFolder":
+        """Finds out now, not after the run, that nothing can be written. records: the run has some of its own."""
         folder = RunFolder(path)
         try:
             probe = path / ".probe"
             probe.write_bytes(b"\0" * _PROBE)
             probe.unlink()
-            folder.open()
+            if records:
+                folder.open()
         except OSError as error:
             folder.close()
             for left in path.iterdir():
@@ -137,17 +143,19 @@ class RunFolder:
         self.id = path.name
         self._logs: dict[str, IO[bytes]] = {}
         self._metrics: IO[bytes] | None = None
+        self._flushed = 0.0
 
-    def open(self) -> None:
-        """Opens the logs and the metrics for what is to come."""
-        self._logs = {name: (self.path / f"{name}.log").open("wb", buffering=0) for name in ("stdout", "stderr")}
-        self._metrics = (self.path / "metrics.jsonl").open("wb", buffering=1 << 16)
-        (self.path / "artifacts").mkdir()
+    def open(self, *, go_on: bool = False) -> None:
+        """Opens the logs and the metrics for what is to come; to `go_on` is to add to what is there."""
+        mode: Literal["ab", "wb"] = "ab" if go_on else "wb"
+        self._logs = {name: (self.path / f"{name}.log").open(mode, buffering=0) for name in ("stdout", "stderr")}
+        self._metrics = (self.path / "metrics.jsonl").open(mode, buffering=1 << 16)
+        (self.path / "artifacts").mkdir(exist_ok=go_on)
 
     def clear_attempt(self) -> None:
         """Forgets what a run that was cut off left of its output, metrics and artifacts, and opens them anew."""
         self.close()
-        for name in ("stdout.log", "stderr.log", "metrics.jsonl"):
+        for name in ("stdout.log", "stderr.log", "metrics.jsonl", "extracted.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "artifacts", ignore_errors=True)
         self.open()
@@ -183,13 +191,14 @@ class RunFolder:
         """Appends to stdout.log or stderr.log, byte for byte."""
         self._logs[stream].write(data)
 
-    def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Appends one line to metrics.jsonl."""
         if self._metrics is None:
             raise ValueError("the folder is closed")
         self._metrics.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
-        if not isinstance(record, MetricRecord):
+        if not isinstance(record, MetricRecord) or time.monotonic() - self._flushed > _READABLE:
             self._metrics.flush()
+            self._flushed = time.monotonic()
 
     def artifact(self, name: str) -> "ArtifactFile":
         """A file below artifacts/. `name` has been made safe; this checks again that it stays inside."""

@@ -1,0 +1,1 @@
+"""Results in other tools: Weights & Biases, MLflow, TensorBoard, plain CSV; afterwards, or while a run goes on."""

@@ -1,0 +1,90 @@
+"""A sweep's two pictures: how its trials went, and which parameters mattered.
+
+Names come from the experiment, so they are drawn as plain text, never at full length.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from results.store import RunFolder
+
+HISTORY, IMPORTANCE = "history.png", "importance.png"
+_BLUE, _INK = "#0072B2", "#444444"
+_WITHOUT_VALUE = {"pruned": ("v", "#E69F00"), "failed": ("x", "#D55E00"), "lost": ("+", "#999999")}
+_MAX_BARS = 20
+_WIDE = 100.0
+"""So much larger than the smallest is the largest value on a logarithmic axis."""
+
+Trial = tuple[int, str, float | None]
+"""Number, state and value."""
+
+
+def draw_search(
+    trials: Sequence[Trial], importances: Mapping[str, float], metric: str, maximize: bool, folder: Path
+) -> None:
+    """Writes history.png, and importance.png where there is something to say."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):
+        _history(trials, metric, maximize, folder)
+        if importances:
+            _importances(importances, folder)
+
+
+def _history(trials: Sequence[Trial], metric: str, maximize: bool, folder: Path) -> None:
+    figure, axes = _figure(3.8)
+    done = [(number, value) for number, state, value in trials if state == "complete" and value is not None]
+    numbers, values = [number for number, _ in done], [value for _, value in done]
+    if values and min(values) > 0 and max(values) > _WIDE * min(values):
+        axes.set_yscale("log")
+    best = list(accumulate(values, max if maximize else min))
+    last = [trials[-1][0]] if best else []  # it still is after the last trial
+    axes.step([*numbers, *last], [*best, *best[-1:]], where="post", color=_INK, linewidth=1.2, label="best so far")
+    axes.scatter(numbers, values, color=_BLUE, s=24, zorder=3, label=f"{len(done)} complete")
+    for state, (mark, colour) in _WITHOUT_VALUE.items():
+        places = [number for number, other, _ in trials if other == state]
+        if places:
+            height, edge = [0.0] * len(places), axes.get_xaxis_transform()
+            axes.plot(places, height, mark, color=colour, transform=edge, clip_on=False, label=f"{len(places)} {state}")
+    axes.margins(y=0.12)
+    axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(_plain(metric))
+    figure.legend(frameon=False, loc="outside upper right", ncols=5, fontsize="small")
+    _save(figure, folder, HISTORY)
+
+
+def _importances(importances: Mapping[str, float], folder: Path) -> None:
+    names = list(importances)[:_MAX_BARS]
+    figure, axes = _figure(1.0 + 0.35 * len(names))
+    bars = axes.barh(range(len(names)), [importances[name] for name in names], color=_BLUE, height=0.6)
+    axes.bar_label(bars, fmt="{:.0%}", padding=4, fontsize="small")
+    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("share in what makes a trial good (PED-ANOVA)")
+    _save(figure, folder, IMPORTANCE)
+
+
+def _figure(height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, folder: Path, name: str) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    RunFolder(folder).write_bytes(name, picture.getvalue())
+
+
+def _plain(text: str, limit: int = 32) -> str:
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
