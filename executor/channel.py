@@ -5,11 +5,15 @@ kinds are known, JSON is validated. `runner.py` lists the frames.
 """
 
 import json
+import marshal
 import struct
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +21,16 @@ from executor.errors import ChannelError
 
 _HEADER = struct.Struct(">cI")
 MAX_FRAME = 1 << 20
-_KINDS = frozenset(b"HSOEMNFDZAXTUV")
+_KINDS = frozenset(b"HRSOEMNFDZAXTUV")
 _QUEUED = 16 << 20
 """Bytes waiting to be written to the container before `send` waits too; more than all its tunnels may have under way."""
 _SEND_TIMEOUT = 60.0
 _CLOSE_GRACE = 2.0
 _RUNNER = Path(__file__).with_name("runner.py")
 
-# Reads the runner's length and source from standard input. PID 1 then replaces itself once, so that the
-# environment which the image or the engine gave it is gone from /proc/1/environ.
-_LOAD = (
-    "import os\n"
+# Reads the runner from standard input: which Python it was compiled for, as that, and as source for any other.
+LOAD = (
+    "import marshal,os,sys\n"
     "def take(n):\n"
     " b=b''\n"
     " while len(b)<n:\n"
@@ -35,9 +38,12 @@ _LOAD = (
     "  if not p: raise SystemExit('no runner came')\n"
     "  b+=p\n"
     " return b\n"
-    "exec(compile(take(int(take(8))),'runner.py','exec'))\n"
+    "tag,code,source=[take(int(take(8))) for _ in range(3)]\n"
+    "same=tag.decode()==sys.implementation.cache_tag\n"
+    "exec(marshal.loads(code) if same else compile(source,'runner.py','exec'))\n"
 )
-BOOTSTRAP = f"import os,sys;os.execve(sys.executable,[sys.executable,'-I','-S','-c',{_LOAD!r}],{{}})"
+EMPTIED = f"import os,sys;os.execve(sys.executable,[sys.executable,'-I','-S','-c',{LOAD!r}],{{}})"
+"""The same in an environment of nothing: what the image or the engine set is gone from /proc/1/environ."""
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -45,14 +51,29 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, len(payload)) + payload
 
 
-def opening(
-    job: Mapping[str, Any], code: str, library: Mapping[str, bytes], wheels: Iterable[Path] = ()
-) -> Iterator[bytes]:
-    """Everything that the container is sent before "go": the runner, the job, the code, the `lab` library, wheels."""
-    source = _RUNNER.read_bytes()
-    yield f"{len(source):08d}".encode() + source
+def opening(library: Mapping[str, bytes]) -> Iterator[bytes]:
+    """What every container is sent first: the runner, and the files of the `lab` library."""
+    tag = str(sys.implementation.cache_tag).encode()
+    for part in (tag, _compiled(_RUNNER), _RUNNER.read_bytes()):
+        yield f"{len(part):08d}".encode() + part
+    yield from files(library)
+
+
+@cache
+def _compiled(path: Path) -> bytes:
+    """The runner's code for this Python, which the container's often is: compiling is half of its start."""
+    loader = SourceFileLoader("executor.runner", str(path))  # which keeps it in __pycache__
+    return marshal.dumps(loader.get_code("executor.runner"))
+
+
+def files(library: Mapping[str, bytes]) -> Iterator[bytes]:
+    """Files beside the code, by path."""
     for name, data in library.items():
         yield frame(b"L", name.encode() + b"\0" + data)
+
+
+def assignment(job: Mapping[str, Any], code: str, wheels: Iterable[Path] = ()) -> Iterator[bytes]:
+    """What is one experiment's own: its wheels, its code, its job."""
     for wheel in wheels:
         with wheel.open("rb") as file:
             while data := file.read(MAX_FRAME // 2):
@@ -96,11 +117,46 @@ class Connection(Protocol):
     def send(self, data: bytes) -> None:
         """Writes to PID 1's standard input. Raises OSError when it is gone."""
 
+    def wait(self, seconds: float) -> bool:
+        """Whether something came, or the end, within that time; `receive` has it then."""
+
     def receive(self) -> tuple[str, bytes]:
         """The next bytes as ("stdout" or "stderr", data); data is empty at the end."""
 
+    def descriptors(self) -> list[int]:
+        """What another process needs to go on with it: `Backend.adopt`."""
+
+    def release(self) -> None:
+        """Lets go of it here, where another process goes on with it."""
+
     def close(self) -> None:
         """Ends both directions; the container's PID 1 sees its input end."""
+
+
+def exchange(connection: Connection, parts: Iterable[bytes], kind: bytes, seconds: float) -> bytes:
+    """Sends, and waits for the one frame of that kind that answers: no thread of ours is left on the connection, so that
+    it may be another's afterwards. Raises ChannelError."""
+    reader, diagnosis, deadline = FrameReader(), b"", time.monotonic() + seconds
+    try:
+        for part in parts:
+            connection.send(part)
+        while connection.wait(deadline - time.monotonic()):
+            stream, data = connection.receive()
+            if not data:
+                said = diagnosis.decode("utf-8", "replace").strip().splitlines()
+                raise ChannelError(
+                    f"the container ended before its experiment came{f': {said[-1][-300:]}' if said else ''}"
+                )
+            if stream == "stderr":
+                diagnosis = (diagnosis + data)[-4096:]
+                continue
+            for came, payload in list(reader.feed(data)):
+                if came != kind or reader.torn:
+                    raise ChannelError(f"the container sent {came!r} where {kind!r} was due")
+                return payload
+    except (OSError, ValueError) as error:
+        raise ChannelError(f"the connection to the container broke: {error}") from None
+    raise ChannelError(f"the container did not answer within {seconds:g} s")
 
 
 class Channel:

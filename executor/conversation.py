@@ -19,11 +19,10 @@ from executor.channel import Channel, frame
 from executor.errors import ChannelError
 from executor.experiment import (
     RECORD,
+    AnyRecord,
     Artifact,
     ArtifactWriter,
     MetricRecord,
-    PlanRecord,
-    RunRecord,
     Sink,
 )
 from policies.model import Limits
@@ -43,7 +42,6 @@ _TIME = struct.Struct(">d")
 _ENDS = {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}
 
 Stream = Literal["stdout", "stderr"]
-AnyRecord = MetricRecord | PlanRecord | RunRecord
 
 
 class Excerpt:
@@ -74,8 +72,8 @@ class Report:
 
     started_at: datetime | None = None
     ended: str = "container_gone"
-    """`exited`, `output_limit`, `metrics_limit`, `timeout`, `cancelled`, `watched_memory`, `watched_pids`, or
-    `container_gone`."""
+    """`exited`, `output_limit`, `metrics_limit`, `timeout`, `cancelled`, `watched_memory`, `watched_pids`,
+    `gpu_memory`, or `container_gone`."""
     returncode: int | None = None
     signal: int | None = None
     run_s: float = 0.0
@@ -99,11 +97,11 @@ class Tunnels(Protocol):
     def feed(self, kind: bytes, payload: bytes) -> None: ...
 
 
-StopReason = Literal["timeout", "cancelled", "watched_memory", "watched_pids"]
+StopReason = Literal["timeout", "cancelled", "watched_memory", "watched_pids", "gpu_memory"]
 
 
 class Conversation:
-    """One talk. `hello`, then `go`, then `listen`; `stop` at any time after `go`."""
+    """One talk, after the greeting. `go`, then `listen`; `stop` at any time after `go`."""
 
     def __init__(self, channel: Channel, limits: Limits, sink: Sink, tunnels: Tunnels | None = None) -> None:
         self._channel = channel
@@ -120,16 +118,12 @@ class Conversation:
         self._started = 0.0
         self._over: float | None = None
 
-    def hello(self, opening: Iterable[bytes]) -> dict[str, Any]:
-        """Sends what PID 1 needs and waits for its greeting: what it sees of itself. Raises ChannelError."""
-        for part in opening:
+    def go(self, assignment: Iterable[bytes]) -> None:
+        """Sends the experiment, and starts it and its clock. Raises ChannelError."""
+        for part in assignment:
             self._channel.send(part)
-        return _json(self._expect(b"H"))
-
-    def go(self) -> None:
-        """Starts the experiment and its clock. Raises ChannelError."""
         self._channel.send(frame(b"G"))
-        self._expect(b"S")
+        _expect(self._channel, b"S")
         self._started = time.monotonic()
         self.report.started_at = datetime.now(UTC)
 
@@ -186,14 +180,6 @@ class Conversation:
         if self._stopping is not None:
             return heard + STOP_GRACE
         return self._started + self._limits.wall
-
-    def _expect(self, kind: bytes) -> bytes:
-        item = self._channel.next(START_GRACE)
-        if item is None:
-            raise ChannelError(f"the container did not answer within {START_GRACE:g} s")
-        if item[0] != kind:
-            raise ChannelError(f"the container sent {item[0]!r} where {kind!r} was due")
-        return item[1]
 
     def _take(self, kind: bytes, payload: bytes) -> bool:
         """Handles one frame; True when it was the last."""
@@ -325,6 +311,22 @@ class Conversation:
         report.metrics_rejected += int(_number(said.get("records_too_long")))
         if said.get("collected") is not True:
             report.skipped.append("collecting the artifacts broke off")
+
+
+def greet(channel: Channel, opening: Iterable[bytes]) -> dict[str, Any]:
+    """Sends what PID 1 needs and waits for its greeting: what it sees of itself. Raises ChannelError."""
+    for part in opening:
+        channel.send(part)
+    return _json(_expect(channel, b"H"))
+
+
+def _expect(channel: Channel, kind: bytes) -> bytes:
+    item = channel.next(START_GRACE)
+    if item is None:
+        raise ChannelError(f"the container did not answer within {START_GRACE:g} s")
+    if item[0] != kind:
+        raise ChannelError(f"the container sent {item[0]!r} where {kind!r} was due")
+    return item[1]
 
 
 def parse_record(payload: bytes) -> AnyRecord | None:

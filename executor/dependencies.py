@@ -171,7 +171,7 @@ def _download(pins: str, source: _Source, total: int, cache: Path, progress: Pro
                 (folder / "tmp").rmdir()
                 folder.rename(target)
     os.utime(target)  # used now: `labsandbox gc` removes what nobody has used for long
-    size = _size(target)
+    size = written(target)
     if size > total:
         raise PackagesUnavailable(
             f"the packages are {format_bytes(size)}, more than the policy's {format_bytes(total)}"
@@ -212,7 +212,7 @@ def _run(command: list[str], folder: Path, seconds: float, wanted: list[str], to
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     raise SandboxUnavailable(f"the package index took more than {seconds:g} s")
-                if total is not None and _size(folder) > total + (1 << 20):
+                if total is not None and written(folder) > total + (1 << 20):
                     raise PackagesUnavailable(f"the packages are more than the policy's {format_bytes(total)}")
                 time.sleep(0.05)
         finally:
@@ -256,9 +256,11 @@ def ca_bundle() -> str:
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
-def _size(folder: Path) -> int:
+def written(folder: Path) -> int:
+    """Bytes of the files in a folder in which a program is at work: they come and go as one looks."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).lstat().st_size
     return total

@@ -69,7 +69,7 @@ class Request:
     """Whether a verdict is on record."""
 
 
-def resolve(host: str, port: int) -> list[str]:
+def system_resolver(host: str, port: int) -> list[str]:
     """The addresses of a name, as the host's resolver gives them. Raises OSError."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
@@ -77,11 +77,11 @@ def resolve(host: str, port: int) -> list[str]:
 class Egress:
     """The proxy of one run, in a thread of its own. `feed` takes the channel's frames; `close` ends every tunnel."""
 
-    def __init__(self, channel: Channel, hosts: Iterable[str], record: Record, resolve: Resolve) -> None:
+    def __init__(self, channel: Channel, hosts: Iterable[str], record: Record, resolve: Resolve | None = None) -> None:
         self._channel = channel
         self._allowed = AllowList(hosts)
         self._record = record
-        self._resolve = resolve
+        self._resolve = resolve or system_resolver
         self._tunnels: dict[int, Tunnel] = {}
         self._last = self._unrecorded = 0
         self.failed: str | None = None

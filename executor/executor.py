@@ -1,17 +1,20 @@
-"""One experiment in one throwaway container: decide, prepare, create, check, stream, collect, destroy."""
+"""One experiment in one throwaway container: decide, prepare, lend, create, check, stream, collect, destroy."""
 
+import contextlib
 import hashlib
+import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from executor.backends.base import Backend, Container, ContainerSpec, Progress
-from executor.channel import Channel, opening
-from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation
+from executor.backends.base import Backend, Container, ContainerSpec, Passed, Progress
+from executor.channel import Channel, assignment, files, opening
+from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation, greet
 from executor.dependencies import fetch
-from executor.egress import Egress, Resolve, resolve
 from executor.errors import (
     ExecutorError,
     InfrastructureError,
@@ -19,22 +22,33 @@ from executor.errors import (
     RequestDenied,
     SandboxUnavailable,
 )
-from executor.experiment import AuditRef, Execution, Experiment, Outcome, Sink
-from executor.job import job_of, library
+from executor.experiment import AuditRef, Execution, Experiment, ImageRef, Outcome, Sink
+from executor.gpus.account import gpu_seconds
+from executor.gpus.choice import Wanted
+from executor.gpus.lending import Gpus, Loan
+from executor.job import ahead_of, gpu_environment, job_of, library, study_file
+from executor.leases import Lease
 from executor.limits import check, table
 from executor.ownership import Owner
+from executor.places import NotWanted, Places
 from executor.posture import posture_of
-from executor.run import Run, execution_of, limits_hit
+from executor.run import Run, Unwanted, execution_of, limits_hit
 from executor.verdict import judge
+from executor.warm import Kind, Supply, Warm
 from executor.watchdog import INTERVAL, Watchdog
 from policies.audit import AuditLog
 from policies.decision import Capabilities, Decision, Request, decide
 from policies.merge import terms_here
-from policies.model import Ceiling, Policy
+from policies.model import Ceiling, Isolation, Policy
 from policies.state import cache_dir
 from sandbox_images.lock import unmet, unmet_imports
 
+if TYPE_CHECKING:
+    from executor.egress import Egress, Resolve
+
 _MAX_SAMPLES = 600
+_ASKING = 0.1
+"""Seconds between two questions whether a run is still wanted."""
 _T = TypeVar("_T")
 
 
@@ -48,9 +62,18 @@ class Executor:
         ceilings: Iterable[Ceiling] = (),
         progress: Progress = lambda text: None,
         cache: Path | None = None,
-        resolve: Resolve = resolve,
+        resolve: "Resolve | None" = None,
+        gpus: Gpus | None = None,
+        pool: Supply | None = None,
+        places: Places | None = None,
     ) -> None:
+        """pool: where runs find their containers ready, and after them others of their kind; None: each makes its own.
+        places: the queue for the machine's cores and memory; None: nobody else runs here."""
         self.backend = backend
+        self._pool = pool
+        self._places = places
+        self._image: ImageRef | None = None
+        self._gpus = gpus or Gpus()
         self._audit = audit
         self._cache = cache or cache_dir()
         self._resolve = resolve
@@ -71,14 +94,20 @@ class Executor:
         keeps) or SandboxUnavailable.
         """
         capabilities = self.backend.capabilities()
-        decision = decide(request, policy, capabilities, self._ceilings)
+        decision = self._judge(request, policy, capabilities)
         if not decision.allow:
             self._record_decision(decision, request, capabilities, execution=None, sprint=None, code_sha256=None)
             raise RequestDenied(decision.reason)
-        if decision.limits.gpus > 0:
-            raise SandboxUnavailable(_no_gpus(decision, capabilities))
-        self.backend.prepare(self._progress)
+        self._check_gpus(decision, request)
+        self._image = self.backend.prepare(self._progress)
         return decision
+
+    def warm_up(self, experiment: Experiment, policy: Policy, request: Request) -> None:
+        """From now on containers wait that such an experiment would need, where there is a pool. Raises as `preflight`."""
+        decision = self.preflight(policy, request)
+        kind = self._kind(experiment, policy, decision, self.backend.capabilities())
+        if self._pool is not None and kind is not None and not self._packages(experiment, policy):
+            self._pool.keep(kind, self.backend, policy.warm, _lifetime(decision))
 
     def run(
         self,
@@ -87,24 +116,85 @@ class Executor:
         request: Request,
         sink: Sink,
         sprint: str | None = None,
+        unwanted: Unwanted | None = None,
     ) -> Execution:
         """Runs `experiment` and returns its record, whatever came of it.
 
-        Results reach `sink` as they come. Raises SandboxUnavailable when nothing could be started, AuditError when
-        the log cannot be written, and ValueError for requirements that are none.
+        Results reach `sink` as they come. unwanted: asked again and again; a reason ends the run as cancelled, wherever it is.
+        Raises SandboxUnavailable when nothing could be started, AuditError when the log cannot be written, and ValueError
+        for requirements that are none.
         """
         run = self._decide(experiment, policy, request, sprint)
+        run.unwanted = unwanted
+        with self._placed(run):
+            self._begin(run)
+            return self._through(run, sink)
+
+    def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> Run:
+        packages = self._packages(experiment, policy)
+        request = request.model_copy(update={"unmet_requirements": packages})
+        capabilities = self.backend.capabilities()
+        decision = self._judge(request, policy, capabilities)
+        limits = table(decision, request.limits.given(), {}, capabilities.isolation)
+        run_id = secrets.token_hex(8)
+        return Run(run_id, sprint, experiment, policy, request, decision, capabilities, packages, limits)
+
+    @contextmanager
+    def _placed(self, run: Run) -> Iterator[None]:
+        """Holds a place among the machine's runs. One with GPUs queues for these alone."""
+        place: Lease | None = None
+        began = time.monotonic()
+        try:
+            if self._places is not None and run.decision.allow and run.decision.limits.gpus == 0:
+                terms = run.decision.limits
+                place = self._places.take(run.id, terms.cpus, terms.memory, self._progress, run.unwanted)
+                run.seconds["queue_s"] = time.monotonic() - began
+        except NotWanted as why:
+            run.report.ended, run.report.problem = "cancelled", str(why)
+        except KeyboardInterrupt:
+            run.report.ended = "cancelled"
+        except ExecutorError as error:
+            run.refused = error
+        try:
+            yield
+        finally:
+            if place is not None:
+                place.release()
+
+    def _begin(self, run: Run) -> None:
+        """Takes a container that waits, where there is one, and records the decision."""
+        if not run.packages and run.refused is None and run.report.ended != "cancelled":
+            run.kind = self._kind(run.experiment, run.policy, run.decision, run.capabilities)
+        if self._pool is not None and run.kind is not None:
+            run.warm = self._pool.take(run.kind, self.backend, _lifetime(run.decision))
+        run.id = run.warm.id if run.warm else run.id
+        digest = hashlib.sha256(run.experiment.code.encode("utf-8", "surrogatepass")).hexdigest()
+        try:
+            run.first_record = self._record_decision(
+                run.decision, run.request, run.capabilities, execution=run.id, sprint=run.sprint, code_sha256=digest
+            )
+        except BaseException:
+            if run.warm is not None:
+                run.warm.destroy()
+            raise
+
+    def _through(self, run: Run, sink: Sink) -> Execution:
+        """Everything after the decision: to the end of the run and of its container."""
         if not run.decision.allow:
             return self._close(run, Outcome.DENIED, run.decision.reason)
-        if run.decision.limits.gpus > 0:
-            reason = _no_gpus(run.decision, self.backend.capabilities())
-            self._close(run, Outcome.INFRASTRUCTURE, reason)
-            raise SandboxUnavailable(reason)
         try:
+            if run.refused is not None:
+                raise run.refused
+            if run.report.ended == "cancelled":
+                return self._close(run, Outcome.CANCELLED, run.report.problem or "interrupted")
+            self._check_gpus(run.decision, run.request)
             self._timed(run, "prepare_s", lambda: self._prepare(run))
-            self._in_container(run, sink)
+            with self._lent(run):
+                self._in_container(run, sink)
         except PackagesUnavailable as error:
             return self._close(run, Outcome.FAILED, str(error))
+        except RequestDenied as error:
+            return self._close(run, Outcome.DENIED, str(error))
         except SandboxUnavailable as error:
             self._close(run, Outcome.INFRASTRUCTURE, str(error))
             raise
@@ -116,37 +206,102 @@ class Executor:
             # Nobody foresaw it; the audit log has the end of every run all the same.
             self._close(run, Outcome.INFRASTRUCTURE, f"an error of labsandbox itself: {type(error).__name__}")
             raise
+        finally:
+            if run.warm is not None:
+                run.warm.destroy()
         crowded = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
         return self._close(run, *judge(run.report, run.oom, crowded, run.failure, run.decision.limits))
 
-    def _decide(self, experiment: Experiment, policy: Policy, request: Request, sprint: str | None) -> Run:
-        packages = self._packages(experiment, policy)
-        request = request.model_copy(update={"unmet_requirements": packages})
-        capabilities = self.backend.capabilities()
-        decision = decide(request, policy, capabilities, self._ceilings)
-        run_id = secrets.token_hex(8)
-        digest = hashlib.sha256(experiment.code.encode("utf-8", "surrogatepass")).hexdigest()
-        sequence = self._record_decision(
-            decision, request, capabilities, execution=run_id, sprint=sprint, code_sha256=digest
+    def _kind(
+        self, experiment: Experiment, policy: Policy, decision: Decision, capabilities: Capabilities
+    ) -> Kind | None:
+        """What a container made ahead for such an experiment is made from; None where none may be."""
+        if self._pool is None or not self._pool.there() or not decision.allow or not _may_wait(decision, policy):
+            return None
+        if self._image is None:
+            with contextlib.suppress(SandboxUnavailable):  # the run will meet the same, and say so
+                self._image = self.backend.prepare(self._progress)
+        if self._image is None:
+            return None
+        modules = [name for name in policy.warm.preload if name in experiment.imports]
+        told = gpu_environment((), decision.limits.gpu_memory, Passed())
+        nothing = Experiment(code="", seed=experiment.seed)
+        return Kind(
+            _spec("", self._image, decision, capabilities.isolation),
+            capabilities.runtime,
+            bool(decision.network.hosts),
+            ahead_of(job_of(nothing, decision, policy.environment, told), modules),
         )
-        limits = table(decision, request.limits.given(), {}, capabilities.isolation)
-        environment = policy.environment
-        return Run(run_id, sprint, experiment, environment, decision, capabilities, packages, sequence, limits)
+
+    def _judge(
+        self, request: Request, policy: Policy, capabilities: Capabilities, before: int | None = None
+    ) -> Decision:
+        """The decision. before: the audit record from which on the user's leases of GPUs do not count against it."""
+        used = 0.0
+        if any(ceiling.gpu and ceiling.gpu.time_per_day is not None for ceiling in self._ceilings):
+            used = gpu_seconds(self._audit.lines(), os.getuid(), before)
+        return decide(request, policy, capabilities, self._ceilings, used)
+
+    def _wanted(self, decision: Decision, request: Request) -> Wanted:
+        return Wanted.of(decision, request, self.backend.capabilities().isolation == "gvisor")
+
+    def _check_gpus(self, decision: Decision, request: Request) -> None:
+        """Raises SandboxUnavailable when GPUs were asked for and can never be given here."""
+        if decision.limits.gpus == 0:
+            return
+        self._gpus.check(self._wanted(decision, request))
+        if (problem := self.backend.gpu_problem(self._gpus.machine)) is not None:
+            raise SandboxUnavailable(f"asked for {decision.limits.gpus} GPU(s): {problem}")
+
+    @contextmanager
+    def _lent(self, run: Run) -> Iterator[None]:
+        """Holds the GPUs that were asked for. Raises SandboxUnavailable when none became free in time, RequestDenied when
+        the user's other runs have used up the box's time meanwhile."""
+        if run.decision.limits.gpus == 0:
+            yield
+            return
+        loan: Loan | None = None
+        try:
+            loan = self._timed(run, "queue_s", lambda: self._lend(run))
+            lease = self._note(
+                run,
+                "lease",
+                gpus=[device.uuid for device in loan.devices],
+                shared=loan.shared,
+                waited_s=round(run.seconds["queue_s"], 3),
+                at_most_s=run.decision.limits.wall,
+            )
+            # Counted once more, now that it is its turn: of runs that were decided side by side, the later see the earlier.
+            now = self._judge(run.request, run.policy, run.capabilities, lease)
+            if not now.allow:
+                raise RequestDenied(now.reason)
+            run.loan = loan
+            yield
+        finally:
+            if loan is not None:
+                run.gpu_seconds = loan.seconds()
+                if not self._gpus.give_back(loan):
+                    self._progress("the container is still on its GPUs, which stay lent until this process ends")
+
+    def _lend(self, run: Run) -> Loan:
+        wanted = self._wanted(run.decision, run.request)
+        return self._gpus.lend(run.id, wanted, run.decision.gpus_per_user, run.request.gpu_wait, self._progress)
 
     def _packages(self, experiment: Experiment, policy: Policy) -> tuple[str, ...]:
         """What is required and not held; and what is imported and not held, as far as the policy fetches such things.
 
         An import is only a guess at a distribution, so one that may not be fetched denies nothing.
         """
-        required = unmet(experiment.requirements)
+        held = self.backend.flavour
+        required = unmet(experiment.requirements, held)
         terms = terms_here(policy, self._ceilings).dependencies
-        guessed = unmet_imports(experiment.imports, experiment.requirements)
+        guessed = unmet_imports(experiment.imports, experiment.requirements, held)
         wanted = guessed if terms.mode == "any" else [name for name in guessed if name in terms.names]
         return (*required, *wanted)
 
     def _prepare(self, run: Run) -> None:
         """Finds or makes the image, and fetches the packages. Raises SandboxUnavailable, PackagesUnavailable."""
-        run.image = self.backend.prepare(self._progress)
+        run.image = self._image = self.backend.prepare(self._progress)
         if not run.packages:
             return
         run.wheels = fetch(run.packages, run.decision.dependencies, self._cache, self._progress)
@@ -181,39 +336,60 @@ class Executor:
             **about,
         )
 
+    def _spec(self, run: Run, image: ImageRef) -> ContainerSpec:
+        terms = _spec(run.id, image, run.decision, run.capabilities.isolation, _lifetime(run.decision))
+        return replace(
+            terms,
+            wheels_bytes=run.wheels.bytes,
+            packages_bytes=run.wheels.unpacked_bytes,
+            gpus=run.loan.devices if run.loan else (),
+            driver=self._gpus.machine.driver if run.loan else "",
+        )
+
     def _in_container(self, run: Run, sink: Sink) -> None:
         assert run.image is not None
-        lifetime = run.decision.limits.wall + 2 * START_GRACE + 2 * COLLECT_GRACE
-        spec = ContainerSpec(
-            run.id,
-            run.decision.limits,
-            Owner.this_process(lifetime),
-            run.image,
-            run.capabilities.isolation,
-            frozenset(run.decision.watched),
-            run.wheels.bytes,
-            run.wheels.unpacked_bytes,
-        )
         began = time.monotonic()
-        container = self.backend.create(spec)
+        warm = self._taken(run)
+        container = warm.container if warm else self.backend.create(self._spec(run, run.image))
         try:
-            channel = Channel(container.start())
+            if run.loan is not None:
+                with contextlib.suppress(
+                    InfrastructureError
+                ):  # the queue is busy: others take its processes for strangers
+                    run.loan.lease.used_by(container.id)
+                self._progress(f"{', '.join(run.loan.names())}, by {container.passed.way}")
+            channel = Channel(warm.connection if warm else container.start())
             try:
-                self._talk(run, container, channel, sink, began)
+                self._talk(run, container, channel, sink, began, warm)
             finally:
                 self._read_end(run, container)
                 channel.close()
         finally:
             self._timed(run, "destroy_s", container.destroy)
+            if warm is not None:
+                warm.release()
 
-    def _talk(self, run: Run, container: Container, channel: Channel, sink: Sink, began: float) -> None:
+    def _taken(self, run: Run) -> Warm | None:
+        """The container that waited for this run, unless the image has changed meanwhile."""
+        warm, run.warm = run.warm, None
+        if warm is not None and warm.image != run.image:
+            warm.destroy()
+            return None
+        return warm
+
+    def _talk(
+        self, run: Run, container: Container, channel: Channel, sink: Sink, began: float, warm: Warm | None
+    ) -> None:
         egress = None
         if hosts := run.decision.network.hosts:
+            from executor.egress import Egress  # with asyncio and h11, which a run without a network does not need
+
             egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about), self._resolve)
         talk = Conversation(channel, run.decision.limits, sink, egress)
         run.report = talk.report
         try:
-            self._start(run, container, talk, began)
+            greeting = warm.greeting if warm else greet(channel, opening(library(bool(run.decision.network.hosts))))
+            self._start(run, container, talk, greeting, began)
             self._listen(run, container, talk, egress)
         except ExecutorError as error:
             said = channel.diagnosis.decode("utf-8", "replace").strip().splitlines()
@@ -223,19 +399,26 @@ class Executor:
             if egress is not None:
                 egress.close()
 
-    def _start(self, run: Run, container: Container, talk: Conversation, began: float) -> None:
-        job = job_of(run.experiment, run.decision, run.environment)
-        files = library(network=bool(run.decision.network.hosts))
-        greeting = talk.hello(opening(job, run.experiment.code, files, run.wheels.files))
+    def _start(
+        self, run: Run, container: Container, talk: Conversation, greeting: dict[str, Any], began: float
+    ) -> None:
+        devices = run.loan.devices if run.loan else ()
+        told = gpu_environment(devices, run.decision.limits.gpu_memory, container.passed)
+        job = job_of(run.experiment, run.decision, run.policy.environment, told)
         self._inspect(run, container, greeting)
-        talk.go()
+        group = container.group()
+        run.cpu_before = (group.usage().cpu_s or 0.0) if group is not None else 0.0
+        talk.go((*files(study_file(run.experiment.left)), *assignment(job, run.experiment.code, run.wheels.files)))
         run.seconds["start_s"] = time.monotonic() - began
+        if self._pool is not None and run.kind is not None:
+            self._pool.keep(run.kind, self.backend, run.policy.warm, _lifetime(run.decision))
 
     def _inspect(self, run: Run, container: Container, greeting: dict[str, Any]) -> None:
         """Compares the live container with the decision. Raises InfrastructureError, and then nothing runs in it."""
         isolation = run.capabilities.isolation
-        posture = posture_of(container, greeting, isolation)
-        run.limits = table(run.decision, _requested(run), posture.limits, isolation)
+        devices = run.loan.devices if run.loan else ()
+        posture = posture_of(container, greeting, isolation, frozenset(device.uuid for device in devices))
+        run.limits = table(run.decision, _requested(run), posture.limits, isolation, devices)
         self._note(
             run,
             "start",
@@ -245,35 +428,49 @@ class Executor:
             posture=posture.summary,
             deviations=posture.deviations,
             python=str(greeting.get("python"))[:40],
+            **({"gpus_by": container.passed.way} if devices else {}),
         )
         if posture.deviations:
             raise InfrastructureError(f"the container is not as decided: {'; '.join(posture.deviations[:5])}")
         check(run.limits, posture.limits, run.decision.watched, isolation)
 
-    def _listen(self, run: Run, container: Container, talk: Conversation, egress: Egress | None) -> None:
+    def _listen(self, run: Run, container: Container, talk: Conversation, egress: "Egress | None") -> None:
         group = container.group()
-        pid = container.pid()
         watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
-        watch = Watchdog(pid, run.decision.limits, watched) if pid is not None and watched else None
+        pid = container.pid() if watched else None
+        watch = Watchdog(pid, run.decision.limits, watched) if pid is not None else None
+        devices = self._gpus.watch(run.loan, run.decision.limits.gpu_memory, container.id) if run.loan else None
         sampled = 0.0
 
         def tick(seconds: float) -> None:
             nonlocal sampled
             if egress is not None and egress.failed is not None:
                 raise InfrastructureError(egress.failed)
+            if run.unwanted is not None and (why := run.unwanted()) is not None:
+                run.report.problem = why
+                talk.stop("cancelled")
             if watch is not None and (reason := watch.look()) is not None:
                 talk.stop(reason)
+            if devices is not None and devices.look(seconds):
+                talk.stop("gpu_memory")
             if group is not None and seconds >= sampled and len(run.samples) < _MAX_SAMPLES:
-                run.samples.append({"t": round(seconds, 3), **group.sample()})
+                run.samples.append({"t": round(seconds, 3), **_less(group.sample(), run.cpu_before)})
                 run.oom = run.oom or group.oom_kills() > 0
                 sampled = seconds + 0.9 * TICK
 
-        every = INTERVAL if watch is not None else TICK
+        every = min(
+            INTERVAL if watch is not None else TICK,
+            devices.every if devices is not None else TICK,
+            _ASKING if run.unwanted is not None else TICK,
+        )
         try:
             talk.listen(tick, every)
         except KeyboardInterrupt:
             talk.stop("cancelled")
             talk.listen(tick, every)
+        finally:
+            if devices is not None:
+                run.gpu_usage = devices.usage()
 
     def _read_end(self, run: Run, container: Container) -> None:
         """Reads the control group while it is still there."""
@@ -281,7 +478,10 @@ class Executor:
         if group is not None:
             usage = group.usage()
             peak = max((int(sample.get("pids", 0)) for sample in run.samples), default=None)
-            run.usage = usage.model_copy(update={"peak_pids": usage.peak_pids or peak, "samples": run.samples})
+            cpu = None if usage.cpu_s is None else usage.cpu_s - run.cpu_before
+            run.usage = usage.model_copy(
+                update={"cpu_s": cpu, "peak_pids": usage.peak_pids or peak, "samples": run.samples}
+            )
             run.oom = run.oom or group.oom_kills() > 0
             run.pids_refused = group.pids_refused()
         run.oom = run.oom or container.oom_killed()
@@ -307,14 +507,40 @@ class Executor:
             returncode=report.returncode,
             signal=report.signal,
             usage=run.usage.model_dump(exclude={"samples", "gpus"}),
+            **(_gpu_record(run) if run.loan else {}),
             output_bytes={"stdout": report.out.total, "stderr": report.err.total},
             artifacts=len(report.artifacts),
         )
         return execution_of(run, outcome, message, AuditRef(first=run.first_record, last=last))
 
 
-def _no_gpus(decision: Decision, capabilities: Capabilities) -> str:
-    return f"asked for {decision.limits.gpus} GPU(s): {capabilities.gpus_why}"
+def _spec(
+    run_id: str, image: ImageRef, decision: Decision, isolation: Isolation, lifetime: float = 0.0
+) -> ContainerSpec:
+    """A container under the decided terms, without packages and devices."""
+    return ContainerSpec(
+        run_id, decision.limits, Owner.this_process(lifetime), image, isolation, frozenset(decision.watched)
+    )
+
+
+def _may_wait(decision: Decision, policy: Policy) -> bool:
+    """Whether containers under these terms are made ahead: a device is lent to a run, not to what waits for one."""
+    return policy.warm.count > 0 and decision.limits.gpus == 0
+
+
+def _lifetime(decision: Decision) -> float:
+    """Seconds after which a container is nobody's any more."""
+    return decision.limits.wall + 2 * START_GRACE + 2 * COLLECT_GRACE
+
+
+def _gpu_record(run: Run) -> dict[str, Any]:
+    energy = [usage.energy_j for usage in run.gpu_usage if usage.energy_j is not None]
+    return {"gpu_seconds": round(run.gpu_seconds, 3), "gpu_energy_j": round(sum(energy), 3) if energy else None}
+
+
+def _less(sample: dict[str, float], cpu: float) -> dict[str, float]:
+    """A sample without the CPU seconds that were used before the run."""
+    return {**sample, "cpu_s": sample["cpu_s"] - cpu} if "cpu_s" in sample else sample
 
 
 def _requested(run: Run) -> dict[str, float]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
 
 from policies.model import Isolation
 
@@ -15,17 +15,6 @@ SCHEMA = "labsandbox.execution/1"
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Experiment(_Data):
-    """One file of Python and what it asks for."""
-
-    code: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    requirements: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=50)] = ()
-    """Packages that it needs (PEP 508)."""
-    imports: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=500)] = ()
-    """Top-level modules that it cannot do without."""
 
 
 class Outcome(StrEnum):
@@ -100,6 +89,14 @@ class PlanRecord(_Data):
     tune: Annotated[dict[Name, list[Setting]], Field(max_length=16)] = {}
     """The nuisance parameters' candidate values, the same number of trials for every arm."""
     note: Annotated[str, Field(max_length=2000)] = ""
+    select: Name | None = None
+    """The metric by which tuning chooses; None: the primary."""
+    unit: Literal["nats"] | None = None
+    """`nats`: the primary is a mean negative log-likelihood, so that exp(difference) is a ratio of perplexities."""
+    repeats: Annotated[int, Field(ge=0, le=256)] = 0
+    """Runs of the baseline that are made twice, for the noise floor."""
+    settings: Annotated[dict[Name, Config], Field(max_length=32)] = {}
+    """What sets the arms apart, and is not tuned."""
 
 
 class RunRecord(_Data):
@@ -118,10 +115,105 @@ class RunRecord(_Data):
     """The nuisance parameters it used."""
     seconds: Finite = 0.0
     error: Annotated[str, Field(max_length=2000)] | None = None
+    reseeded: Whole | None = None
+    """The seed with which the training replaced the platform's for torch, if it did."""
 
 
-Record = Annotated[MetricRecord | PlanRecord | RunRecord, Field(discriminator="type")]
-RECORD: TypeAdapter[MetricRecord | PlanRecord | RunRecord] = TypeAdapter(Record)
+class KeptRecord(_Data):
+    """A size that the study's further containers must keep (`lab.keep`)."""
+
+    type: Literal["kept"] = "kept"
+    t: float
+    name: Name
+    value: Whole | Finite
+
+
+_EXACT = 2**53
+"""From here on floats leave whole numbers out."""
+
+
+class Dimension(_Data):
+    """The values that a hyperparameter may have."""
+
+    kind: Literal["log", "uniform", "int", "logint", "choice"]
+    low: Finite | None = None
+    high: Finite | None = None
+    """Included, as `low` is."""
+    choices: Annotated[list[Setting], Field(max_length=64)] = []
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "choice":
+            if not self.choices or len(set(self.choices)) < len(self.choices):
+                raise ValueError("no choices, or the same one twice")
+        elif self.low is None or self.high is None or not self.low < self.high < math.inf > self.high - self.low:
+            raise ValueError("no range")
+        elif self.kind.startswith("log") and self.low <= 0:
+            raise ValueError("a logarithmic range begins above zero")
+        elif self.kind.endswith("int") and not all(one == int(one) < _EXACT > -one for one in (self.low, self.high)):
+            raise ValueError("a range of whole numbers has whole ends")
+        return self
+
+    def holds(self, value: Setting) -> bool:
+        """Whether it is one of the values."""
+        if self.kind == "choice":
+            return any(value == one and type(value) is type(one) for one in self.choices)
+        if self.low is None or self.high is None or isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high and (value == int(value) or not self.kind.endswith("int"))
+
+
+class ParamsRecord(_Data):
+    """What `lab.params` declared, and with what it runs."""
+
+    type: Literal["params"] = "params"
+    t: float
+    space: Annotated[dict[Name, Dimension], Field(min_length=1, max_length=32)]
+    chosen: Config
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        if self.space.keys() != self.chosen.keys() or not all(
+            one.holds(self.chosen[name]) for name, one in self.space.items()
+        ):
+            raise ValueError("every parameter has one of its values, and nothing else has")
+        return self
+
+
+Landmark = PlanRecord | RunRecord | KeptRecord | ParamsRecord
+"""The few records between which metrics lie."""
+AnyRecord = MetricRecord | Landmark
+RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="type")])
+
+
+class Left(_Data):
+    """What a study's containers so far left for the next: kept.py of `lab` reads it."""
+
+    kept: dict[Name, Whole | Finite] = {}
+    chosen: dict[Name, Config] = {}
+    """What tuning chose for each arm; empty while it has not ended."""
+    runs: tuple[RunRecord, ...] = ()
+    """Trainings that need not be made again."""
+
+
+# ---- what goes in ----
+
+
+class Experiment(_Data):
+    """One file of Python and what it asks for."""
+
+    code: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    requirements: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=50)] = ()
+    """Packages that it needs (PEP 508)."""
+    imports: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=500)] = ()
+    """Top-level modules that it cannot do without."""
+    params: Config = {}
+    """Values for what it declares with `lab.params`; those that are not given have their defaults."""
+    left: Left | None = None
+    """What earlier containers of the same study left."""
+    more: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds of further containers that may go on with it."""
 
 
 # ---- what came of it ----
@@ -140,6 +232,32 @@ class Limit(_Data):
     """What the live container was read to have; None where only the host's reader holds it."""
 
 
+class GpuSample(_Data):
+    """A device at a moment of a run; None where its driver does not tell."""
+
+    t: float
+    memory_bytes: int
+    """In use by the experiment."""
+    utilisation: float | None
+    """Percent of the time that a kernel ran, whosever."""
+    power_w: float | None
+    temperature_c: float | None
+
+
+class GpuUsage(_Data):
+    """What one device was used for; None where its driver does not tell."""
+
+    uuid: str
+    name: str
+    shared: bool
+    """Others may have been on the device: utilisation, power and energy are then theirs as well."""
+    peak_memory_bytes: int
+    mean_utilisation: float | None
+    energy_j: float | None
+    """By the device's own counter, from before the start to after the end."""
+    samples: list[GpuSample] = []
+
+
 class Usage(_Data):
     """What the container used, read from its cgroup at the end; None where it could not be read."""
 
@@ -147,7 +265,7 @@ class Usage(_Data):
     peak_memory_bytes: int | None = None
     peak_pids: int | None = None
     samples: list[dict[str, float]] = []
-    gpus: list[dict[str, Any]] = []
+    gpus: list[GpuUsage] = []
 
 
 class Timings(_Data):
@@ -213,7 +331,7 @@ class Execution(_Data):
     timings: Timings
     limits: dict[str, Limit]
     usage: Usage
-    metrics: list[MetricRecord | PlanRecord | RunRecord]
+    metrics: list[AnyRecord]
     """Every plan and run record, and the last metric of each training; metrics.jsonl has them all."""
     metrics_total: int
     metrics_rejected: int
@@ -251,7 +369,7 @@ class Sink(Protocol):
     def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         """Raw bytes of the experiment's output; hostile."""
 
-    def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
+    def record(self, record: AnyRecord) -> None:
         """A metric, plan or run record."""
 
     def artifact(self, name: str) -> "ArtifactWriter":

@@ -1,10 +1,11 @@
 """A limit's way from the decision to the proof: what was asked, what was set, who holds it, what was read back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from executor.backends.base import GVISOR_TASKS
 from executor.errors import InfrastructureError
 from executor.experiment import Limit
+from executor.gpus.devices import Device
 from policies.decision import Decision
 from policies.model import Isolation
 
@@ -26,8 +27,11 @@ _BY_US = {
     "metrics": "PID 1 and the host's reader",
     "artifacts": "PID 1 and the host's reader",
     "artifact_files": "PID 1 and the host's reader",
-    "gpus": "no device is passed in",
+    "gpus": "device nodes and their cgroup rules, looked at from inside",
+    "gpu_memory": "the host's watch (NVML)",
 }
+NO_GPU = "no device is passed in"
+SLICE, DMEM = "MIG, the hardware", "cgroup dmem"
 WATCHED = {"memory": "the host's watch (best effort)", "pids": "the host's watch (best effort)"}
 _NOT_HELD = "nobody (best effort)"
 _PAGE = 4096
@@ -36,10 +40,20 @@ _TOLERANCE = {"memory": _PAGE, "workspace": _PAGE, "tmp": _PAGE, "shm": _PAGE, "
 
 
 def table(
-    decision: Decision, requested: Mapping[str, float], observed: Mapping[str, float], isolation: Isolation = "kernel"
+    decision: Decision,
+    requested: Mapping[str, float],
+    observed: Mapping[str, float],
+    isolation: Isolation = "kernel",
+    devices: Sequence[Device] = (),
 ) -> dict[str, Limit]:
-    """Every limit of the decision, for the record. `isolation` is what the backend gives."""
+    """Every limit of the decision, for the record. `isolation` is what the backend gives, `devices` what was lent."""
     holders = _BY_KERNEL | _BY_US
+    if decision.limits.gpus == 0:
+        holders |= {"gpus": NO_GPU, "gpu_memory": NO_GPU}
+    elif observed.get("gpu_memory", float("inf")) <= decision.limits.gpu_memory:
+        holders["gpu_memory"] = DMEM
+    elif devices and all(d.parent is not None and d.memory <= decision.limits.gpu_memory for d in devices):
+        holders["gpu_memory"] = SLICE
     if isolation == "gvisor":
         holders["pids"] = f"cgroup pids, {GVISOR_TASKS} more for gVisor itself"
         holders |= dict.fromkeys(("workspace", "tmp", "shm", "open_files", "network"), "gVisor's kernel")

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from executor.experiment import Usage
@@ -49,7 +50,8 @@ class Cgroup:
         return cls(folders) if folders else None
 
     def limits(self) -> dict[str, float]:
-        """memory (bytes), swap (bytes beyond memory), cpus (cores) and pids; one that is not limited is left out."""
+        """memory (bytes), swap (bytes beyond memory), cpus (cores), pids, and gpu_memory (bytes of each device, where the
+        kernel counts it); one that is not limited is left out."""
         if "memory" in self.folders:
             found = {
                 "memory": self._number("memory", "memory.limit_in_bytes"),
@@ -64,6 +66,7 @@ class Cgroup:
                 "swap": self._number("", "memory.swap.max"),
                 "pids": self._number("", "pids.max"),
             }
+            found["gpu_memory"] = self._device_memory()
             words = (self._text("", "cpu.max") or "max").split()
             quota, period = (float(words[0]), float(words[1])) if words[0] != "max" else (None, None)
         if found["memory"] is not None and (both := found.pop("memory+swap", None)) is not None:
@@ -112,7 +115,7 @@ class Cgroup:
     def remove(self) -> None:
         """Ends whatever is left in the group and removes it; what the kernel still holds stays for the next sweep."""
         for folder in self.folders.values():
-            for _ in range(50):
+            for attempt in range(100):
                 with contextlib.suppress(OSError):
                     for pid in (folder / "cgroup.procs").read_text().split():
                         with contextlib.suppress(ProcessLookupError):
@@ -121,11 +124,16 @@ class Cgroup:
                     break
                 if not folder.exists():
                     break
-                time.sleep(0.02)
+                time.sleep(min(0.02, 0.001 * 1.5**attempt))
 
     def devices(self) -> list[str]:
         """The device rules of v1, such as "c 1:3 rwm"; empty where they cannot be read (v2 keeps them in a program)."""
         return (self._text("devices", "devices.list") or "").splitlines()
+
+    def _device_memory(self) -> float | None:
+        """The largest of the limits that were set for single devices (dmem.max, "REGION BYTES" a line; "max": none was)."""
+        words = [line.split() for line in (self._text("", "dmem.max") or "").splitlines()]
+        return max((float(line[1]) for line in words if len(line) == 2 and line[1].isdigit()), default=None)
 
     def _text(self, controller: str, name: str) -> str | None:
         folder = self.folders.get(controller)
@@ -164,6 +172,7 @@ def _host_has_no_swap() -> bool:
     return "SwapTotal:              0 kB" in Path("/proc/meminfo").read_text()
 
 
+@cache
 def _cgroup_mounts() -> dict[str, Path]:
     """Controller → mount point, "" for v2."""
     mounts: dict[str, Path] = {}

@@ -35,6 +35,10 @@ _WRITABLE = {
 }
 # null, zero, full, random, urandom, tty, console, ptmx, pts; and tun, which engines list though no container has its node.
 _NODES = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:200")
+_HIDDEN = ("/proc/driver/nvidia", "/proc/driver/nvidia/params")
+_SOCKETS = ("/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager/socket")
+_MPS = "/tmp/nvidia-mps"
+_GVISORS_NODES = ("10:200", "10:229")  # tun and fuse, of its own kernel
 _DEVICE_RULES = frozenset({"c *:* m", "b *:* m"} | {f"c {node} rwm" for node in _NODES})
 
 
@@ -101,8 +105,10 @@ class Posture:
     """What is not as decided, one line each."""
 
 
-def posture_of(container: Container, greeting: Mapping[str, Any], isolation: Isolation) -> Posture:
-    """Inspects a started container. `isolation` is what the backend claims to give."""
+def posture_of(
+    container: Container, greeting: Mapping[str, Any], isolation: Isolation, wanted: frozenset[str] = frozenset()
+) -> Posture:
+    """Inspects a started container. `isolation` is what the backend claims to give, `wanted` the UUIDs of lent devices."""
     pid = container.pid()
     group = container.group()
     # PID 1 is not dumpable, so only root can look into it; others take its word, as under gVisor.
@@ -110,11 +116,11 @@ def posture_of(container: Container, greeting: Mapping[str, Any], isolation: Iso
     facts = Facts.on_host(pid) if pid is not None and here and isolation == "kernel" else None
     facts = facts or Facts.told(greeting)
     held = group.limits() if group is not None else dict(container.recorded())
-    wrong = _deviations(facts, Facts.told(greeting).field("Uid"), isolation)
+    wrong = _deviations(facts, Facts.told(greeting).field("Uid"), isolation, bool(container.passed.nodes))
     if here and pid is not None:
         wrong += _foreign(pid, isolation)
     if group is not None and isolation == "kernel":
-        wrong += [f"device rule {rule!r}" for rule in group.devices() if rule not in _DEVICE_RULES]
+        wrong += [f"device rule {rule!r}" for rule in group.devices() if not _expected(rule, container.passed.nodes)]
     summary = {
         "isolation": isolation,
         "seen_by": facts.seen_by,
@@ -125,7 +131,57 @@ def posture_of(container: Container, greeting: Mapping[str, Any], isolation: Iso
         "seccomp": facts.field("Seccomp"),
         "writable": sorted(mount.point for mount in mounts(facts) if "rw" in mount.options),
     }
+    wrong += _strange_nodes(greeting, container.passed.nodes, isolation)
+    seen = _visible(greeting)
+    if wanted or "gpus" in greeting:
+        wrong += _devices_wrong(seen, wanted, greeting)
+        summary["gpus"] = sorted(seen)
+        held = {**held, "gpus": float(len(wanted & seen))}
     return Posture(held | process_limits(facts), summary, wrong)
+
+
+def _visible(greeting: Mapping[str, Any]) -> frozenset[str]:
+    """UUIDs of the devices and slices that NVML lists inside."""
+    listed = greeting.get("gpus")
+    found = listed.get("nvml") if isinstance(listed, dict) else None
+    return frozenset(str(uuid)[:80] for uuid in found) if isinstance(found, list) else frozenset()
+
+
+def _devices_wrong(seen: frozenset[str], wanted: frozenset[str], greeting: Mapping[str, Any]) -> list[str]:
+    """What of the devices inside is not as lent, for NVML and for CUDA, which name them alike but for the prefix."""
+    listed = greeting.get("gpus")
+    told: dict[str, Any] = listed if isinstance(listed, dict) else {}
+    wrong = [f"the GPU {uuid} is visible, and was not lent" for uuid in sorted(seen - wanted)]
+    why = str(told.get("nvml_problem") or "NVML does not list it")[:200]
+    wrong += [f"the GPU {uuid} is not visible inside: {why}" for uuid in sorted(wanted - seen)]
+    if not wanted and not wrong:
+        wrong.append("NVIDIA's control device is in the container, and no GPU was lent")
+    usable = told.get("cuda")
+    bare = {str(uuid) for uuid in usable} if isinstance(usable, list) else set()
+    if not wrong and bare != {_bare(uuid) for uuid in wanted}:
+        problem = str(told.get("cuda_problem") or f"it finds {len(bare)} of {len(wanted)} devices")[:200]
+        wrong.append(f"CUDA cannot use the GPUs inside: {problem}")
+    return wrong
+
+
+def _bare(uuid: str) -> str:
+    return uuid.partition("-")[2].replace("-", "")
+
+
+def _strange_nodes(greeting: Mapping[str, Any], lent: frozenset[str], isolation: Isolation) -> list[str]:
+    """Device nodes that PID 1 finds below /dev and no container has, those aside that were lent."""
+    told = greeting.get("nodes")
+    if not isinstance(told, list):
+        return ["the device nodes could not be read"]
+    own = {*_NODES, *lent, *(_GVISORS_NODES if isolation == "gvisor" else ())}
+    strange = {str(node)[:20] for node in told} - own
+    return [f"the device node {node}" for node in sorted(strange) if f"{node.partition(':')[0]}:*" not in own]
+
+
+def _expected(rule: str, nodes: frozenset[str]) -> bool:
+    """Whether every container has the rule, or it is for a node of a device that was lent."""
+    kind, _, rest = rule.partition(" ")
+    return rule in _DEVICE_RULES or (kind in ("c", "b") and rest.partition(" ")[0] in nodes)
 
 
 def process_limits(facts: Facts) -> dict[str, float]:
@@ -171,10 +227,11 @@ def tmpfs_limits(options: str) -> dict[str, float]:
     }
 
 
-def _deviations(facts: Facts, uid: str, isolation: Isolation) -> list[str]:
+def _deviations(facts: Facts, uid: str, isolation: Isolation, devices: bool = False) -> list[str]:
     """What of user, capabilities, privileges, system calls and mounts is not as every container's must be.
 
-    `uid`: as PID 1 sees it, which differs from the host's number where the engine maps users.
+    `uid`: as PID 1 sees it, which differs from the host's number where the engine maps users. `devices`: some were lent,
+    and an engine may mount their nodes instead of making them.
     """
     wrong = []
     if set(uid.split()) != {"0"}:
@@ -189,7 +246,7 @@ def _deviations(facts: Facts, uid: str, isolation: Isolation) -> list[str]:
         wrong.append("no_new_privs is not set")
     if isolation == "kernel" and facts.field("Seccomp") != "2":
         wrong.append("no seccomp filter is in force")
-    return wrong + _mount_deviations(facts, isolation)
+    return wrong + _mount_deviations(facts, isolation, devices)
 
 
 def _hexadecimal(text: str) -> int | None:
@@ -199,16 +256,28 @@ def _hexadecimal(text: str) -> int | None:
         return None
 
 
-def _mount_deviations(facts: Facts, isolation: Isolation) -> list[str]:
+def _mount_deviations(facts: Facts, isolation: Isolation, devices: bool) -> list[str]:
     found = mounts(facts)
     wrong = [] if any(mount.point == "/" for mount in found) else ["the mounts could not be read"]
     for mount in found:
         masked = mount.root == "/null" and mount.point.startswith("/proc/")  # hidden behind the null device
-        if "rw" in mount.options and _WRITABLE.get(mount.point) != mount.kind and not masked:
+        known = _WRITABLE.get(mount.point) == mount.kind or masked or (devices and _of_the_toolkit(mount))
+        if "rw" in mount.options and not known:
             wrong.append(f"{mount.point} ({mount.kind}) is writable")
+        if mount.point == _MPS:
+            wrong.append(f"{_MPS} is in the container: the way to the machine's MPS daemon")
     if isolation == "kernel" and not any(mount.point == "/proc/sys" and "ro" in mount.options for mount in found):
         wrong.append("/proc/sys is not read-only")
     return wrong
+
+
+def _of_the_toolkit(mount: Mount) -> bool:
+    """Whether NVIDIA's container toolkit makes the mount in a container of an engine's, writable for uid 0 alone: nodes,
+    what hides /proc/driver/nvidia (an older toolkit all, a newer one its params), and its daemons' sockets."""
+    if mount.kind == "devtmpfs":
+        return mount.point.startswith("/dev/nvidia")
+    hidden = mount.point in _HIDDEN or mount.point.startswith("/run/nvidia-ctk-hook")
+    return mount.kind == "tmpfs" and (hidden or mount.point in _SOCKETS)
 
 
 def _foreign(pid: int, isolation: Isolation) -> list[str]:

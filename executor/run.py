@@ -1,12 +1,31 @@
 """What is known of one run while it goes, and the record that is made of it, whatever happened."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from executor.conversation import Report
 from executor.dependencies import Wheels
-from executor.experiment import AuditRef, Execution, Experiment, ImageRef, Limit, Outcome, PolicyRef, Timings, Usage
-from policies.decision import Capabilities, Decision
+from executor.errors import ExecutorError
+from executor.experiment import (
+    AuditRef,
+    Execution,
+    Experiment,
+    GpuUsage,
+    ImageRef,
+    Limit,
+    Outcome,
+    PolicyRef,
+    Timings,
+    Usage,
+)
+from executor.gpus.lending import Loan
+from executor.warm import Kind, Warm
+from policies.decision import Capabilities, Decision, Request
+from policies.model import Policy
+
+Unwanted = Callable[[], str | None]
+"""Why a run is not wanted any more; None while it is."""
 
 
 @dataclass
@@ -16,22 +35,36 @@ class Run:
     id: str
     sprint: str | None
     experiment: Experiment
-    environment: tuple[str, ...]
-    """NAME=value pairs that the policy adds."""
+    policy: Policy
+    request: Request
     decision: Decision
     capabilities: Capabilities
     packages: tuple[str, ...]
     """Requirements that the sandbox does not hold and the policy lets us fetch."""
-    first_record: int
     limits: dict[str, Limit]
+    first_record: int = 0
+    """The decision's number in the audit log."""
+    kind: Kind | None = None
+    """What a container made ahead for it is made from; None where none may be."""
+    warm: Warm | None = None
+    """The container that waited for it; None where it has one of its own."""
+    loan: Loan | None = None
     image: ImageRef | None = None
     wheels: Wheels = field(default_factory=Wheels)
     report: Report = field(default_factory=Report)
     usage: Usage = field(default_factory=Usage)
     samples: list[dict[str, float]] = field(default_factory=list)
+    cpu_before: float = 0.0
+    """CPU seconds that the container had used before the experiment began."""
     oom: bool = False
     pids_refused: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    gpu_usage: list[GpuUsage] = field(default_factory=list)
+    gpu_seconds: float = 0.0
+    """Device time that it had."""
+    unwanted: Unwanted | None = None
+    refused: ExecutorError | None = None
+    """Why it could not even queue."""
     failure: str | None = None
     """Why it is infrastructure's fault, when it is."""
 
@@ -42,6 +75,7 @@ _LIMIT_OF_END = {
     "metrics_limit": "metrics",
     "watched_memory": "memory",
     "watched_pids": "pids",
+    "gpu_memory": "gpu_memory",
 }
 
 
@@ -70,7 +104,7 @@ def execution_of(run: Run, outcome: Outcome, message: str, audit: AuditRef) -> E
         ended_at=datetime.now(UTC),
         timings=Timings(**{name: round(value, 4) for name, value in timings.items()}),
         limits=run.limits,
-        usage=run.usage,
+        usage=run.usage.model_copy(update={"gpus": run.gpu_usage}),
         metrics=[*report.plans_and_runs, *report.last_metrics.values()],
         metrics_total=report.metrics_total,
         metrics_rejected=report.metrics_rejected,
@@ -83,5 +117,6 @@ def execution_of(run: Run, outcome: Outcome, message: str, audit: AuditRef) -> E
         runtime=run.capabilities.runtime,
         isolation=run.capabilities.isolation,
         watched=run.decision.watched,
+        gpus=[device.uuid for device in run.loan.devices] if run.loan else [],
         audit=audit,
     )

@@ -4,8 +4,9 @@ Sent in through standard input by the host (see channel.py) and needs nothing bu
 Frames in both directions are one letter, four bytes of length (big endian) and that many bytes.
 
     host → runner   J job (JSON)   C code   L library file (path NUL bytes)   W more of a wheel (name NUL bytes)
-                    G go   K stop now
-    runner → host   H hello (JSON)   S started (JSON)   O output   E error output   M record (8-byte double t, line)
+                    P start an interpreter ahead of its code (JSON)   G go   K stop now
+    runner → host   H hello (JSON)   R it waits (JSON)
+                    S started (JSON)   O output   E error output   M record (8-byte double t, line)
                     N the experiment is over (JSON)
                     F file (JSON)    D its bytes   Z its end (JSON)   A what was not sent (JSON)   X all is sent (JSON)
     both ways       T tunnel data (4-byte id, bytes; none: nothing more comes)
@@ -14,7 +15,8 @@ Frames in both directions are one letter, four bytes of length (big endian) and 
 
 The experiment is a child with another uid, in its own session, without capabilities; all that it can reach are three
 pipes and, where the policy lists hosts, a port on loopback whose bytes go to the host's proxy. When it ends, or must
-end, everything else in the pid namespace is killed before anything is collected.
+end, everything else in the pid namespace is killed before anything is collected. In a warm container the child is there
+before its code, with modules loaded, and waits; nothing of an experiment has come in then.
 """
 
 from __future__ import annotations
@@ -26,18 +28,16 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
-import socket
 import stat
 import struct
 import sys
 import time
-import zipfile
 from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
     from typing import Any
 
@@ -54,8 +54,10 @@ WORKSPACE, LIBRARY = "/workspace", "/run/labsandbox/lib"
 WHEELS, PACKAGES = "/run/labsandbox/wheels", "/run/packages"
 RELAY = ("127.0.0.1", 3128)
 TUNNELS = 32  # at once
+NVIDIA, LIBRARIES = "/dev/nvidiactl", "/run/nvidia/lib"
 WINDOW = 1 << 18  # bytes of one tunnel under way in each direction
 SCRIPT = WORKSPACE + "/experiment.py"
+AHEAD = "from lab_ahead import wait; wait(%d, %d)"  # what runs in an interpreter that was started ahead of its code
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -175,6 +177,8 @@ class Relay:
     """Carries bytes between a port on loopback and the channel. What they mean is decided by the host's proxy."""
 
     def __init__(self) -> None:
+        import socket  # with its constants, it takes longer to load than most of what is here
+
         self.listener = socket.socket()
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind(RELAY)
@@ -243,11 +247,100 @@ class Relay:
         tunnel.socket.close()
 
 
-class Run:
-    """The experiment's process, from fork to the last byte of its pipes."""
+class Interpreter:
+    """The experiment's process and our ends of its pipes. Raises RuntimeError if it could not be started as it must be."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], ahead: bool = False) -> None:
+        """`job`: the `environment` and `open_files` that it starts with. `ahead`: without code, which comes by `begin`."""
+        out, err, met, setup = (os.pipe() for _ in range(4))
+        go, said = (os.pipe(), os.pipe()) if ahead else (None, None)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                child(job, [out[1], err[1], met[1]], [go[0], said[1]] if go and said else [], setup[1])
+            except BaseException as error:
+                os.write(setup[1], repr(error).encode())
+            finally:
+                os._exit(127)
+        for pair in (out, err, met, setup):
+            os.close(pair[1])
+        self.go = self.said = -1
+        if go and said:
+            self.go, self.said = go[1], said[0]
+            os.close(go[0])
+            os.close(said[1])
+        problem = os.read(setup[0], 4096)  # execve closes the other end
+        os.close(setup[0])
+        if problem:
+            raise RuntimeError("cannot start the experiment: " + problem.decode(errors="replace"))
+        self.out, self.err, self.met = (Stream(pair[0]) for pair in (out, err, met))
+
+    def wait_until_ready(self) -> list[str]:
+        """Waits until the modules are loaded; the names of those that could not be."""
+        said = b""
+        while not said.endswith(b"\n"):
+            more = os.read(self.said, CHUNK)
+            if not more:
+                raise RuntimeError(
+                    "the interpreter ended before its code came: " + self.err.read().decode(errors="replace")
+                )
+            said += more
+        os.close(self.said)
+        return said.decode().split()
+
+    def begin(self, environment: dict[str, str]) -> None:
+        """Lets it run the code. What loading said is nobody's output."""
+        for stream in (self.out, self.err):
+            while stream.open and stream.read():
+                pass
+        with os.fdopen(self.go, "wb") as go:
+            go.write(b"\0".join(os.fsencode(name + "=" + value) for name, value in environment.items()))
+
+
+def child(job: dict[str, Any], outputs: list[int], waiting: list[int], setup: int) -> None:
+    """Becomes the experiment: nothing of this process stays but its pipes.
+
+    waiting: where one that is ahead of its code reads that it comes, and where it says that it waits.
+    """
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    # Python ignores SIGPIPE, and an ignored signal survives execve.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    ends = [os.open("/dev/null", os.O_RDONLY), *outputs, *waiting]
+    for target, source in enumerate([fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 64) for end in ends]):
+        os.dup2(source, target)
+    os.closerange(len(ends), setup)
+    os.closerange(setup + 1, 4096)
+    # The kernel shall pick the experiment, not this runner, when memory is out.
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (job["open_files"],) * 2)
+    os.umask(0o022)
+    become_experiment()
+    prctl(PR_SET_DUMPABLE, 1)
+    os.chdir(WORKSPACE)
+    program = ["-c", AHEAD % (len(ends) - 2, len(ends) - 1)] if waiting else [SCRIPT]
+    os.execve(sys.executable, [sys.executable, "-u", *program], job["environment"])
+
+
+def environment_of(job: dict[str, Any], deadline: float) -> dict[str, str]:
+    """All of the experiment's environment."""
+    return {
+        **job["environment"],
+        "PATH": os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": LIBRARY + ":" + PACKAGES,
+        "LAB_CHANNEL_FD": str(CHANNEL),
+        "LAB_DEADLINE": repr(deadline),
+    }
+
+
+class Run:
+    """The experiment's process, from its beginning to the last byte of its pipes."""
+
+    def __init__(self, job: dict[str, Any], ahead: Interpreter | None = None) -> None:
         self.job = job
+        self.ahead = ahead
         self.output_left = job["output_bytes"]
         self.metrics_left = job["metrics_bytes"]
         self.ended: str | None = (
@@ -263,58 +356,23 @@ class Run:
         signal.set_wakeup_fd(self.wake_write)
 
     def start(self) -> None:
-        """Forks the experiment; raises RuntimeError if it could not be started as it must be."""
-        out, err, met, setup = (os.pipe() for _ in range(4))
+        """Starts the experiment's clock and its code; raises RuntimeError if that could not be done as it must be."""
         self.started = time.monotonic()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                self.child(out[1], err[1], met[1], setup[1])
-            except BaseException as error:
-                os.write(setup[1], repr(error).encode())
-            finally:
-                os._exit(127)
-        for pair in (out, err, met, setup):
-            os.close(pair[1])
-        problem = os.read(setup[0], 4096)  # execve closes the other end
-        os.close(setup[0])
-        if problem:
-            raise RuntimeError("cannot start the experiment: " + problem.decode(errors="replace"))
+        environment = environment_of(self.job, self.started + self.job["wall_s"])
+        if self.ahead is not None:
+            process = self.ahead
+            process.begin(environment)
+        else:
+            process = Interpreter({**self.job, "environment": environment})
+        self.pid = process.pid
         # A second clock: the host's may be stopped, or wait for a terminal that does not read, while this process
         # waits to write to it. The handler runs even then.
         signal.signal(signal.SIGALRM, self.out_of_time)
         signal.setitimer(signal.ITIMER_REAL, self.job["wall_s"] + OWN_CLOCK_GRACE)
-        self.streams = {b"O": Stream(out[0]), b"E": Stream(err[0])}
-        self.metric_pipe = Stream(met[0])
+        self.streams = {b"O": process.out, b"E": process.err}
+        self.metric_pipe = process.met
         self.records = Records(self.started)
         send_json(b"S", {"pid": self.pid})
-
-    def child(self, out: int, err: int, met: int, setup: int) -> None:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        # Python ignores SIGPIPE, and an ignored signal survives execve.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        null = os.open("/dev/null", os.O_RDONLY)
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in (null, out, err, met)]
-        for target, source in enumerate(moved):
-            os.dup2(source, target)
-        os.closerange(CHANNEL + 1, setup)
-        os.closerange(setup + 1, 4096)
-        # The kernel shall pick the experiment, not this runner, when memory is out.
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self.job["open_files"],) * 2)
-        os.umask(0o022)
-        become_experiment()
-        prctl(PR_SET_DUMPABLE, 1)
-        environment = dict(self.job["environment"])
-        environment["PATH"] = os.path.dirname(sys.executable) + ":/usr/local/bin:/usr/bin:/bin"
-        environment["PYTHONPATH"] = LIBRARY + ":" + PACKAGES
-        environment["LAB_CHANNEL_FD"] = str(CHANNEL)
-        environment["LAB_DEADLINE"] = repr(self.started + self.job["wall_s"])
-        os.chdir(WORKSPACE)
-        os.execve(sys.executable, [sys.executable, "-u", SCRIPT], environment)
 
     def out_of_time(self, *_: object) -> None:
         self.ended = self.ended or "timeout"
@@ -509,6 +567,8 @@ def install(names: list[str]) -> None:
     """Unpacks wheels into PACKAGES, as the binary distribution format lays them out (PyPA, "Binary distribution
     format", spreading). Runs as the experiment's user: an archive that was made to do harm can do no more than it.
     """
+    import zipfile  # with what it needs, it takes as long to load as everything else here
+
     become_experiment()
     for name in names:
         with zipfile.ZipFile(os.path.join(WHEELS, name)) as wheel:
@@ -521,6 +581,89 @@ def install(names: list[str]) -> None:
                     wheel.extract(entry, PACKAGES)
 
 
+def visible_gpus(write: int) -> None:
+    """Writes what the experiment's user finds of NVIDIA devices, as JSON: the UUIDs that NVML and that CUDA list."""
+    become_experiment()
+    found: dict[str, object] = {}
+    for name, look in (("nvml", nvml_devices), ("cuda", cuda_devices)):
+        try:
+            found[name] = look()
+        except (OSError, AttributeError, RuntimeError) as error:
+            found[name + "_problem"] = str(error)
+    os.write(write, json.dumps(found).encode())
+
+
+def nvidia_library(name: str) -> ctypes.CDLL:
+    path = os.path.join(LIBRARIES, name)
+    return ctypes.CDLL(path if os.path.exists(path) else name)
+
+
+def checked(what: str, status: int) -> None:
+    if status != 0:
+        raise RuntimeError("%s answers %d" % (what, status))
+
+
+def nvml_devices() -> list[str]:
+    """UUIDs of the devices that may be opened here, of one in MIG mode its slices'. NVML API reference."""
+    nvml = nvidia_library("libnvidia-ml.so.1")
+    checked("nvmlInit", nvml.nvmlInit_v2())
+    count, handle, part, text = ctypes.c_uint(), ctypes.c_void_p(), ctypes.c_void_p(), ctypes.create_string_buffer(96)
+    checked("nvmlDeviceGetCount", nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)))
+    found = []
+    for index in range(count.value):
+        if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
+            continue  # counted, and not to be opened
+        checked("nvmlDeviceGetUUID", nvml.nvmlDeviceGetUUID(handle, text, 96))
+        whole, parts, slices = text.value.decode(), [], ctypes.c_uint()
+        if nvml.nvmlDeviceGetMaxMigDeviceCount(handle, ctypes.byref(slices)) == 0:
+            for number in range(slices.value):
+                if nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number, ctypes.byref(part)) == 0:
+                    checked("nvmlDeviceGetUUID", nvml.nvmlDeviceGetUUID(part, text, 96))
+                    parts.append(text.value.decode())
+        found += parts or [whole]
+    return found
+
+
+def cuda_devices() -> list[str]:
+    """UUIDs of the devices that CUDA can use here, bare hexadecimal. CUDA driver API."""
+    cuda = nvidia_library("libcuda.so.1")
+    checked("cuInit", cuda.cuInit(0))
+    count, device, raw = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(16)
+    checked("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(count)))
+    uuid_of = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid  # only the newer knows slices
+    found = []
+    for index in range(count.value):
+        checked("cuDeviceGet", cuda.cuDeviceGet(ctypes.byref(device), index))
+        checked("cuDeviceGetUuid", uuid_of(raw, device))
+        found.append(raw.raw.hex())
+    return found
+
+
+def look_for_gpus() -> dict[str, object]:
+    """What `visible_gpus` finds, in a child of the experiment's user; the driver's libraries stay out of this process."""
+    read, write = os.pipe()
+    try:
+        if not in_child(visible_gpus, write):
+            return {"nvml_problem": "looking for the devices failed"}
+        found: dict[str, object] = json.loads(os.read(read, CHUNK).decode())
+        return found
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def device_nodes() -> list[str]:
+    """`major:minor` of every device node below /dev."""
+    found = []
+    for folder, _, names in os.walk("/dev"):
+        for name in names:
+            with suppress(OSError):
+                info = os.lstat(os.path.join(folder, name))
+                if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+                    found.append("%d:%d" % (os.major(info.st_rdev), os.minor(info.st_rdev)))
+    return found
+
+
 def facts() -> dict[str, object]:
     """What this process is held to, as the kernel tells it here; under gVisor nobody else can tell the host."""
     found: dict[str, object] = {"python": list(sys.version_info[:3]), "executable": sys.executable}
@@ -529,12 +672,17 @@ def facts() -> dict[str, object]:
             found[name] = file.read(65536)
     found["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     found["no_new_privs"] = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+    found["nodes"] = device_nodes()
+    if os.path.exists(NVIDIA):
+        found["gpus"] = look_for_gpus()
     return found
 
 
-def receive_job() -> dict[str, Any]:
-    """Takes everything up to "go" and puts it where it belongs; the job, or {} when the host is gone."""
+def receive_job() -> tuple[dict[str, Any], Interpreter | None]:
+    """Takes everything up to "go" and puts it where it belongs; the job, or {} when the host is gone, and the
+    interpreter that waits for it where one was started ahead."""
     job: dict[str, Any] = {}
+    ahead: Interpreter | None = None
     os.makedirs(WHEELS, 0o755)
     while True:
         kind, body = receive()
@@ -551,10 +699,15 @@ def receive_job() -> dict[str, Any]:
             name, _, data = body.partition(b"\0")
             with open(os.path.join(WHEELS, name.decode()), "ab") as file:
                 file.write(data)
+        elif kind == b"P":
+            began, first = time.monotonic(), json.loads(body.decode())
+            ahead = Interpreter({**first, "environment": environment_of(first, 0.0)}, ahead=True)
+            missing = ahead.wait_until_ready()
+            send_json(b"R", {"missing": missing, "seconds": time.monotonic() - began})
         elif kind == b"G":
-            return job
+            return job, ahead
         else:
-            return {}
+            return {}, ahead
 
 
 def exit_of(status: int | None) -> dict[str, int | None]:
@@ -569,17 +722,19 @@ def main() -> None:
     prctl(PR_SET_DUMPABLE, 0)
     os.umask(0o022)
     send_json(b"H", facts())
-    job = receive_job()
+    job, ahead = receive_job()
     if not job:
         return
     wheels = sorted(os.listdir(WHEELS))
     if wheels and not in_child(install, wheels):
         raise RuntimeError("cannot unpack the packages")
-    shutil.rmtree(WHEELS)
+    for name in wheels:
+        os.unlink(os.path.join(WHEELS, name))
+    os.rmdir(WHEELS)
     os.mkdir(WORKSPACE + "/out")
     os.chmod(WORKSPACE + "/out", 0o777)
 
-    run = Run(job)
+    run = Run(job, ahead)
     run.start()
     run.wait()
     if run.ended == "host_gone":

@@ -20,7 +20,7 @@ def judge(report: Report, oom: bool, crowded: bool, failure: str | None, limits:
     if failure is not None and not oom:
         return Outcome.INFRASTRUCTURE, failure
     if report.ended == "cancelled":
-        return Outcome.CANCELLED, "interrupted"
+        return Outcome.CANCELLED, report.problem or "interrupted"
     if report.ended == "timeout":
         return Outcome.TIMEOUT, f"ended at the wall-clock limit of {format_seconds(limits.wall)}"
     if report.ended == "output_limit":
@@ -31,6 +31,8 @@ def judge(report: Report, oom: bool, crowded: bool, failure: str | None, limits:
         return Outcome.OOM, f"ended by the host's watch at the memory limit of {format_bytes(limits.memory)}"
     if report.ended == "watched_pids":
         return Outcome.FAILED, f"ended by the host's watch at its limit of {limits.pids} processes"
+    if report.ended == "gpu_memory":
+        return Outcome.GPU_MEMORY, f"ended by the host's watch at {format_bytes(limits.gpu_memory)} of a GPU's memory"
     if report.ended == "exited" and report.returncode == 0:
         return Outcome.COMPLETED, "completed"
     if oom:

@@ -4,23 +4,24 @@ A sprint that crashes takes no other with it, and one that is cut off can be res
 from the sprints' journals.
 """
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from orchestrator.agents.answers import clean_line
 from orchestrator.journal import EVENTS, peek
 
-INFRASTRUCTURE = 4
 _TICK = 0.25
+_HEEDED = 3
 _PHASES = ("discussion", "implementation", "validation")
 
 
@@ -37,13 +38,14 @@ class Line:
     began: float | None = None
     ended: float | None = None
     last_words: str = ""
+    heed: str = ""
+    """How lines of its standard error begin that are kept; nothing: none are."""
+    heeded: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> int | None:
-        """Exit status; None while it has not ended. One that was killed counts as infrastructure's failure."""
-        if self.process is None or self.ended is None:
-            return None
-        return INFRASTRUCTURE if self.process.returncode < 0 else self.process.returncode
+        """Exit status, negative where a signal ended it; None while it has not ended."""
+        return None if self.process is None or self.ended is None else self.process.returncode
 
     @property
     def seconds(self) -> float:
@@ -64,6 +66,9 @@ class Line:
     def close(self) -> None:
         """Keeps the last line that it wrote to standard error; many goals would else be many open files."""
         if self.log is not None:
+            self.log.seek(0)
+            heeded = (line for line in self.log if self.heed and line.startswith(self.heed.encode()))
+            self.heeded = [clean_line(line.decode("utf-8", "replace")) for line in itertools.islice(heeded, _HEEDED)]
             self.log.seek(0, os.SEEK_END)
             self.log.seek(max(0, self.log.tell() - 4096))
             lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
@@ -72,7 +77,9 @@ class Line:
             self.log = None
 
 
-def run_batch(lines: list[Line], parallel: int, results: Path, look: Callable[[], None]) -> None:
+def run_batch(
+    lines: list[Line], parallel: int, results: Path, look: Callable[[], None], more: Sequence[str] = ()
+) -> None:
     """Runs all, `parallel` at a time, in their order; `look` is called again and again. An interrupt ends them all."""
     waiting, running = list(lines), list[Line]()
     with _ending(running):
@@ -81,7 +88,7 @@ def run_batch(lines: list[Line], parallel: int, results: Path, look: Callable[[]
                 line = waiting.pop(0)
                 line.began = time.monotonic()
                 line.log = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
-                line.process = _start(line, results)
+                line.process = _start(line, results, more)
                 running.append(line)
             for line in list(running):
                 if line.process is not None and line.process.poll() is not None:
@@ -92,8 +99,8 @@ def run_batch(lines: list[Line], parallel: int, results: Path, look: Callable[[]
             time.sleep(_TICK)
 
 
-def _start(line: Line, results: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "orchestrator", "resume", line.sprint, "--results", str(results), "--json"]
+def _start(line: Line, results: Path, more: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "orchestrator", "resume", line.sprint, "--results", str(results), "--json", *more]
     # A session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well.
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=line.log, start_new_session=True

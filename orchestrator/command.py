@@ -4,15 +4,21 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.agents.connect import AgentsChoice
+from orchestrator.agents.choice import AgentsChoice
 from orchestrator.lab_setup import LabOptions
 
-_LIMITS = ("gpus", "wall", "cpus", "memory", "pids", "workspace")
+_LIMITS = ("gpus", "gpu_memory", "wall", "cpus", "memory", "pids", "workspace")
 """Those that are options; the others can be asked for from Python only."""
 
 
 def repeating(
-    goal: str, agents: AgentsChoice, options: LabOptions, results: Path, seed: int, require_signed: bool = False
+    goal: str,
+    agents: AgentsChoice,
+    options: LabOptions,
+    results: Path,
+    seed: int,
+    require_signed: bool = False,
+    recall: bool = True,
 ) -> str:
     """`labsandbox run` with the goal, the seed, and every option that is not as it would be unasked."""
     usual = LabOptions()
@@ -21,10 +27,17 @@ def repeating(
         ("agents", agents, "auto"),
         *((name, getattr(options, name), getattr(usual, name)) for name in ("policy", "backend", "runtime", "image")),
         *((name, asked.get(name), None) for name in _LIMITS),
+        ("gpu_wait", options.gpu_wait, usual.gpu_wait),
         ("results", str(results), "results"),
     ]
-    words = [word for name, value, unasked in chosen if value != unasked for word in (f"--{name}", str(value))]
+    words = [
+        word
+        for name, value, unasked in chosen
+        if value != unasked
+        for word in (f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))
+    ]
     words += ["--require-signed"] if require_signed else []
+    words += [] if recall else ["--no-recall"]
     return shlex.join(["labsandbox", "run", *_goal_and_options(goal, [*words, "--seed", str(seed)])])
 
 

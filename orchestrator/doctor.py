@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
 from executor.errors import SandboxUnavailable
+from executor.gpus.nvml import Nvml
 from executor.observe import controllers
 from orchestrator.lab_setup import every_backend
 from policies.audit import AuditError
@@ -18,7 +20,7 @@ from policies.audit_check import verify
 from policies.decision import Capabilities
 from policies.merge import BOX_CEILING, box_ceilings
 from policies.model import PolicyError
-from policies.state import audit_path, cache_dir, state_dir
+from policies.state import audit_path, cache_dir, lock_dir, state_dir
 from sandbox_images.environment import built_environments
 from sandbox_images.images import image_reference
 
@@ -38,7 +40,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every finding, in the order in which they matter."""
-    return [*_system(), *_rootless(), _oci(), *_docker(), _gvisor(), *_own_files(), _gpu()]
+    return [*_system(), *_rootless(), _oci(), *_docker(), _gvisor(), *_own_files(), *_gpus()]
 
 
 def can_run(findings: list[Finding]) -> bool:
@@ -152,8 +154,28 @@ def _own_files() -> Iterator[Finding]:
         yield Finding("box ceiling", "broken", str(error), "mend the file: no run starts until then")
 
 
-def _gpu() -> Finding:
-    devices = sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*"))
-    if not devices:
-        return Finding("NVIDIA GPUs", "missing", "no device, or no driver; --gpus cannot be used")
-    return Finding("NVIDIA GPUs", "missing", f"{len(devices)} present, but no backend passes them through yet")
+def _gpus() -> Iterator[Finding]:
+    machine = Nvml().machine
+    if machine.problem:
+        yield Finding("NVIDIA GPUs", "missing", f"{machine.problem}; --gpus cannot be used")
+        return
+    broken = [f"{device.uuid}: {device.problem}" for device in machine.devices if device.problem]
+    detail = f"{len(machine.usable)} to lend, driver {machine.driver}, CUDA {machine.cuda or '?'}"
+    yield Finding("NVIDIA GPUs", "broken" if broken and not machine.usable else "ok", "; ".join([detail, *broken]))
+    yield _queue()
+    for backend in every_backend(state_dir(), cache_dir()):
+        problem = backend.gpu_problem(machine)
+        name = f"GPUs in {backend.name}+{backend.runtime}"
+        yield Finding(name, "missing" if problem else "ok", problem or "can be passed on")
+
+
+def _queue() -> Finding:
+    folder = lock_dir()
+    remedy = f"for several users: d {folder} 1777 root root - in /etc/tmpfiles.d/labsandbox.conf"
+    try:
+        info = folder.stat()
+    except OSError as error:
+        return Finding("queue for GPUs", "missing", f"{folder}: {error.strerror}; the first run makes it", remedy)
+    if info.st_uid != 0 or stat.S_IMODE(info.st_mode) != 0o1777:
+        return Finding("queue for GPUs", "missing", f"{folder} is not everybody's", remedy)
+    return Finding("queue for GPUs", "ok", str(folder))

@@ -5,10 +5,12 @@ not parse, a package that cannot be had, a run that took too long) is sent back 
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from executor.experiment import Execution, Outcome
+from executor.experiment import AnyRecord, Execution, Experiment, Left, Outcome, RunRecord
 from executor.imports import SourceReport, check_source
 from orchestrator import repair
 from orchestrator.agents.answers import Code
@@ -17,9 +19,16 @@ from orchestrator.agents.team import ARCHITECT, CODER, DEBUGGER, RESEARCHER
 from orchestrator.context import Context
 from orchestrator.mending import experiment_of, mend
 from orchestrator.repair import Failure
+from results.further import left_of
+from results.series import read_folder
 from sandbox_images.lock import locked_requirements, requirements_text
 
 MAX_REPAIRS = 3
+MAX_CONTAINERS = 8
+"""For one study."""
+_MARGIN = 1.25
+_AROUND = 5.0
+"""Seconds that a container needs besides its trainings: to load, to measure, to end."""
 _MAX_PLAN = 20_000
 """Characters of it that prompts repeat."""
 _LEAST_RUN = 1.0
@@ -40,11 +49,20 @@ class Attempt:
     problem: str | None
     """Why it was not run; None when it was."""
     execution: Execution | None
+    experiment: dict[str, Any]
+    """What else was asked of the executor, as JSON; empty when it was not run."""
+    further: tuple[Execution, ...] = ()
+    """Containers in which the study went on, where one was too short for it."""
 
     @property
     def ended(self) -> bool:
         """It came to an end of its own."""
-        return self.execution is None or self.execution.outcome not in _UNENDED
+        return not any(run.outcome in _UNENDED for run in self.executions)
+
+    @property
+    def executions(self) -> tuple[Execution, ...]:
+        """All that was run of it."""
+        return (*((self.execution,) if self.execution else ()), *self.further)
 
     def as_phase(self) -> dict[str, Any]:
         """As it stands in a summary."""
@@ -54,6 +72,7 @@ class Attempt:
             "explanation": self.answer.explanation,
             "dependencies": self.dependencies,
             "execution": self.execution.as_json() if self.execution else not_run,
+            "further_containers": [execution.as_json() for execution in self.further],
         }
 
 
@@ -73,7 +92,8 @@ class Implementation:
         self._goal = goal
         self._plan = plan[:_MAX_PLAN]
         self._seed = seed
-        self._deadline = deadline
+        self.deadline = deadline
+        """When the phase is over; waiting for a GPU moves it."""
         self.phase: dict[str, Any] = {}
         self.healing: dict[str, Any] = {}
         """Empty where nothing failed."""
@@ -82,7 +102,7 @@ class Implementation:
         """The last attempt. Raises AgentError when there is no code at all."""
         prompt = f"Goal: {self._goal}\nTask: implement\n\nPlan:\n{self._plan}\n\n{self._context.terms.facts}"
         # An answer that comes later would leave its program less than it may have, or less than half of the phase.
-        until = max(self._until(), time.monotonic() + (self._deadline - time.monotonic()) / 2)
+        until = max(self._until(), time.monotonic() + (self.deadline - time.monotonic()) / 2)
         answer = self._context.ask_code("implementation.code", prompt, until, final=True)
         attempt = self._try(1, answer)
         self.phase |= attempt.as_phase()
@@ -95,19 +115,27 @@ class Implementation:
             attempt = self._try(attempt.number + 1, better)
             self.healing["new_implementation"] = attempt.as_phase()
             self.healing["fix_applied"] = bool(attempt.execution and attempt.execution.success)
+        if attempt.ended and attempt.execution is not None and attempt.execution.success:
+            attempt = replace(attempt, further=tuple(self._go_on(attempt)))
+            (self.healing["new_implementation"] if attempt.number > 1 else self.phase).update(attempt.as_phase())
         return attempt
 
     # ---- one attempt ----
 
-    def _try(self, number: int, answer: Code) -> Attempt:
+    def _once(self, step: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A run, done once; one that was cut off is tried again by whoever resumes the sprint."""
         try:
-            done = self._context.journal.step(f"attempt.{number}", lambda: self._run(answer))
+            return self._context.journal.step(step, run)
         except _Unended as unended:
-            done = unended.done
+            return unended.done
         finally:
             self._context.folder.close()
+
+    def _try(self, number: int, answer: Code) -> Attempt:
+        done = self._once(f"attempt.{number}", lambda: self._run(answer))
         execution = Execution.from_json(done["execution"]) if done["execution"] else None
-        return Attempt(number, answer, done["code"], done["dependencies"], done["problem"], execution)
+        experiment = done.get("experiment") or {}
+        return Attempt(number, answer, done["code"], done["dependencies"], done["problem"], execution, experiment)
 
     def _run(self, answer: Code) -> dict[str, Any]:
         """Mends, checks and runs a program; everything about it as JSON."""
@@ -121,19 +149,61 @@ class Implementation:
         folder.write_text("requirements.txt", requirements_text(report.imports, ()))
         done: dict[str, Any] = {"code": mended.code, "dependencies": list(locked_requirements(report.imports))}
         done |= {"problem": _problem(mended.code, report), "execution": None}
-        seconds = min(self._context.terms.wall, self._deadline - time.monotonic())
+        seconds = min(self._context.terms.wall, self.deadline - time.monotonic())
         if done["problem"] is None and seconds < _LEAST_RUN:
             done["problem"] = "no time was left to run the code"
         if done["problem"] is not None:
             note(done["problem"])
             return done
         experiment = experiment_of(mended, report, answer.dependencies, self._seed)
+        done["experiment"] = experiment.model_dump(mode="json", exclude={"code", "left", "more"})
+        experiment = experiment.model_copy(update={"more": max(0.0, self.deadline - time.monotonic() - seconds)})
         execution = self._context.run_experiment(experiment, folder, seconds)
+        self.deadline += execution.timings.queue_s
         folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
         done["execution"] = execution.as_json()
         if execution.outcome in _UNENDED:
             raise _Unended(done)
         return done
+
+    # ---- further containers ----
+
+    def _go_on(self, attempt: Attempt) -> Iterator[Execution]:
+        """Runs a study on for which a container's time was too short, while it gets further and the phase has time."""
+        made = -1
+        for number in range(2, MAX_CONTAINERS + 1):
+            step, left = f"attempt.{attempt.number}.container.{number}", None
+            if not self._context.journal.done(step):
+                records = read_folder(self._context.folder.path).records
+                left = left_of(records)
+                if left is None or len(left.runs) <= made or not self._has_time(records):
+                    return
+                made = len(left.runs)
+                self._context.progress.note(f"the study goes on in container {number}: its time was too short")
+            execution = Execution.from_json(self._once(step, partial(self._run_on, attempt, left)))
+            yield execution
+            if not execution.success:
+                return
+
+    def _has_time(self, records: Iterable[AnyRecord]) -> bool:
+        """Whether the phase has time for a container in which a pair can be made."""
+        longest: dict[str, float] = {}
+        for run in (record for record in records if isinstance(record, RunRecord)):
+            longest[run.arm] = max(longest.get(run.arm, 0.0), run.seconds)
+        needed = _MARGIN * sum(longest.values()) + _AROUND
+        return needed < min(self._context.terms.wall, self.deadline - time.monotonic())
+
+    def _run_on(self, attempt: Attempt, left: Left | None) -> dict[str, Any]:
+        folder = self._context.folder
+        folder.open(go_on=True)
+        seconds = min(self._context.terms.wall, self.deadline - time.monotonic())
+        more = max(0.0, self.deadline - time.monotonic() - seconds)
+        experiment = Experiment(code=attempt.code, **attempt.experiment, left=left, more=more)
+        execution = self._context.run_experiment(experiment, folder, seconds)
+        self.deadline += execution.timings.queue_s
+        if execution.outcome in _UNENDED:
+            raise _Unended(execution.as_json())
+        return execution.as_json()
 
     # ---- repair ----
 
@@ -160,7 +230,7 @@ class Implementation:
 
     def _until(self) -> float:
         """When an answer must be there so that the new code can still be run."""
-        return self._deadline - self._context.terms.wall
+        return self.deadline - self._context.terms.wall
 
     def _ask(self, step: str, record: dict[str, Any], attempt: Attempt, failure: Failure) -> Code | None:
         context = self._context

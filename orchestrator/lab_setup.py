@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from executor.backends.base import Backend, Progress
-from executor.backends.docker import DockerBackend, engine_client
 from executor.backends.oci import RUNTIMES, OciBackend
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
+from executor.places import Places, Room
+from orchestrator.serving import supply
 from policies.audit import AuditLog
-from policies.decision import Request
+from policies.decision import GPU_WAIT, Request
 from policies.merge import box_ceilings, terms_here
 from policies.model import PartialLimits, Policy, built_in_policies, load_policy
 from policies.state import audit_path, cache_dir, state_dir
-from sandbox_images.images import BOOTSTRAP_BASE, DEFAULT_BASE, build_image, image_reference
-from sandbox_images.wheels import BuildError
+from sandbox_images.lock import Flavour
 
 GVISOR_RUNTIME = "runsc"
 BackendChoice = Literal["auto", "docker", "oci"]
@@ -30,12 +30,22 @@ class LabOptions:
     backend: BackendChoice = "auto"
     runtime: str | None = None
     image: str | None = None
+    """For docker an image's reference, for oci the path of a Python environment's folder (it begins with / or .)."""
     limits: PartialLimits = field(default_factory=PartialLimits)
+    gpu_wait: float = GPU_WAIT
+    """Seconds to wait at most for GPUs that others use."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The environment's folder, where `image` is one."""
+        is_path = self.image is not None and self.image.startswith(("/", "./", "../", "~/"))
+        return Path(self.image).expanduser() if self.image is not None and is_path else None
 
     def portable(self) -> "LabOptions":
         """The same from any working directory."""
         is_file = self.policy not in built_in_policies() and Path(self.policy).exists()
-        return replace(self, policy=str(Path(self.policy).absolute())) if is_file else self
+        policy = str(Path(self.policy).absolute()) if is_file else self.policy
+        return replace(self, policy=policy, image=str(self.folder.absolute()) if self.folder else self.image)
 
 
 @dataclass(frozen=True)
@@ -58,44 +68,49 @@ def open_lab(options: LabOptions, progress: Progress) -> Lab:
     ceilings = box_ceilings()
     if options.runtime is None and terms_here(policy, ceilings).isolation == "gvisor":
         options = replace(options, runtime=GVISOR_RUNTIME)
-    backend, why = choose_backend(options, progress)
+    backend, why = choose_backend(options, progress, _flavour(options, terms_here(policy, ceilings)))
     audit = AuditLog(audit_path())
-    executor = Executor(backend, audit, ceilings, progress)
+    executor = Executor(backend, audit, ceilings, progress, pool=supply(), places=Places(Room.here(ceilings)))
     for swept in [backend, *_daemonless(state_dir(), cache_dir())]:
         Executor(swept, audit).sweep()
-    return Lab(executor, policy, Request(limits=options.limits), why)
+    return Lab(executor, policy, Request(limits=options.limits, gpu_wait=options.gpu_wait), why)
 
 
-def choose_backend(options: LabOptions, progress: Progress) -> tuple[Backend, str]:
+def _flavour(options: LabOptions, terms: Policy) -> Flavour:
+    """The packages for what is asked: with GPUs, those that can use them."""
+    asked = options.limits.gpus if options.limits.gpus is not None else min(terms.gpu.unasked, terms.limits.gpus)
+    return "gpu" if asked else "cpu"
+
+
+def choose_backend(options: LabOptions, progress: Progress, flavour: Flavour = "cpu") -> tuple[Backend, str]:
     """The backend asked for; for "auto", docker if its image is there or can be built, otherwise oci."""
-    if options.backend == "oci":
-        if options.image is not None:
-            raise SandboxUnavailable("--image needs the docker backend: oci has its own environment")
-        return _oci(options), "backend oci, as asked"
+    if options.backend == "oci" or options.folder is not None:
+        if options.image is not None and options.folder is None:
+            raise SandboxUnavailable("with the oci backend, --image is the folder of a Python environment (/… or ./…)")
+        if options.backend == "docker":
+            raise SandboxUnavailable("with the docker backend, --image is an image's name, not a folder")
+        asked = "as asked" if options.backend == "oci" else "because an environment's folder was named"
+        return _oci(options, flavour), f"backend oci, {asked}"
+    # The client of an engine takes as long to load as all the rest.
+    from orchestrator.docker_lab import docker_backend, usable
+
     if options.backend == "docker" or options.image is not None:
         asked = "as asked" if options.backend == "docker" else "because an image was named"
-        return DockerBackend(options.image or image_reference(), options.runtime), f"backend docker, {asked}"
+        return docker_backend(options.image, options.runtime, flavour), f"backend docker, {asked}"
     try:
-        docker = DockerBackend(image_reference(), options.runtime)
-        if docker.has_image():
-            return docker, "backend docker: an engine answers and has the image"
-        base = _base_at_hand()
-        if base is not None:
-            with contextlib.suppress(BuildError):
-                build_image(engine_client(), "cpu", base, cache_dir(), progress)
-                return docker, "backend docker: an engine answers, and the image was built"
-        reason = "the Docker engine has no image (labsandbox images build cpu makes it)"
+        backend, why = usable(options.runtime, flavour, progress)
+        return backend, f"backend docker: {why}"
     except SandboxUnavailable as error:
-        reason = str(error)
-    return _oci(options), f"backend oci: {reason}"
+        return _oci(options, flavour), f"backend oci: {error}"
 
 
 def every_backend(state: Path, cache: Path) -> list[Backend]:
     """Each backend with each runtime that this machine has, whether or not it can enforce everything."""
+    from orchestrator.docker_lab import every_runtime
+
     found: list[Backend] = _daemonless(state, cache)
     with contextlib.suppress(SandboxUnavailable):
-        docker = DockerBackend(image_reference())
-        found += [DockerBackend(image_reference(), runtime) for runtime in docker.runtimes()]
+        found += every_runtime()
     return found
 
 
@@ -109,11 +124,5 @@ def _daemonless(state: Path, cache: Path) -> list[Backend]:
     return found
 
 
-def _oci(options: LabOptions) -> OciBackend:
-    return OciBackend(state_dir(), cache_dir(), options.runtime or "runc")
-
-
-def _base_at_hand() -> str | None:
-    """A base image that the engine holds already: only then is building quick and certain enough to do unasked."""
-    tags = {tag for image in engine_client().images.list() for tag in image.tags}
-    return next((base for base in (BOOTSTRAP_BASE, DEFAULT_BASE) if base in tags), None)
+def _oci(options: LabOptions, flavour: Flavour) -> OciBackend:
+    return OciBackend(state_dir(), cache_dir(), options.runtime or "runc", flavour, options.folder)

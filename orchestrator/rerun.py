@@ -1,6 +1,6 @@
-"""The same experiment once more: same code, same image, same packages; and what came out differently."""
+"""The same experiment once more: same code, same image, same packages, same sizes; and what came out differently."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from executor.errors import SandboxUnavailable
-from executor.experiment import Execution, Experiment, RunRecord
+from executor.experiment import AnyRecord, Execution, Experiment, KeptRecord, Left, PlanRecord, RunRecord
 from executor.imports import check_source, needed_imports
 from orchestrator.errors import UsageProblem
 from orchestrator.journal import EVENTS, peek
@@ -16,8 +16,10 @@ from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.single import Watch, run_single
 from orchestrator.spec import SprintSpec
 from results.analysis import analyse
-from results.metrics import read_records
-from results.store import Store
+from results.curves import draw_run
+from results.further import left_of
+from results.series import read_folder
+from results.store import RunFolder, Store
 from results.summary import execution_of, final_implementation, verdict_of
 
 RERUN = "rerun.json"
@@ -31,6 +33,9 @@ class Recorded:
     code: str
     seed: int
     execution: Execution
+    further: int
+    """Containers in which the study went on."""
+    records: Sequence[AnyRecord]
     verdict: str | None
     options: LabOptions
 
@@ -49,6 +54,7 @@ class Rerun:
     """A repetition and its comparison."""
 
     execution: Execution
+    """The last container's."""
     folder: Path
     differences: list[Difference]
     equal: int
@@ -61,7 +67,8 @@ def recorded(store: Store, sprint: str) -> Recorded:
     """Reads what a sprint ran last. Raises StoreError; UsageProblem where its record is not enough to repeat it."""
     folder = store.existing(sprint)
     summary = store.summary(folder.id)
-    code = final_implementation(summary).get("code")
+    implementation = final_implementation(summary)
+    code, further = implementation.get("code"), implementation.get("further_containers")
     if not isinstance(code, str) or not code.strip():
         raise UsageProblem(f"{folder.id} has no code on record")
     try:
@@ -71,8 +78,16 @@ def recorded(store: Store, sprint: str) -> Recorded:
     if execution.image is None:
         raise UsageProblem(f"{folder.id}: the experiment was never started, so there is nothing to repeat")
     seed = summary.get("seed")
-    options = _options(folder.path, execution)
-    return Recorded(folder.id, code, seed if isinstance(seed, int) else 0, execution, verdict_of(summary), options)
+    return Recorded(
+        sprint=folder.id,
+        code=code,
+        seed=seed if isinstance(seed, int) else 0,
+        execution=execution,
+        further=len(further) if isinstance(further, list) else 0,
+        records=read_folder(folder.path).records,
+        verdict=verdict_of(summary),
+        options=_options(folder.path, execution),
+    )
 
 
 def _options(folder: Path, execution: Execution) -> LabOptions:
@@ -84,24 +99,59 @@ def _options(folder: Path, execution: Execution) -> LabOptions:
         options = LabOptions(policy=execution.policy.name)
     if execution.backend == "docker" and execution.image is not None:
         return replace(options, backend="docker", runtime=execution.runtime, image=execution.image.digest)
-    return replace(options, backend="oci", runtime=execution.runtime, image=None)
+    return replace(options, backend="oci", runtime=execution.runtime)
 
 
 def rerun(before: Recorded, seed: int, results: Path, note: Any, watch: Watch) -> Rerun:
-    """Runs it again. Raises SandboxUnavailable when the image or environment is not there any more."""
+    """Runs it again, in as many containers as the study had, with the sizes that it kept: measured anew, the same seeds
+    would train for another number of steps. Raises SandboxUnavailable when the image or environment is not there any more.
+    """
     lab = open_lab(before.options, note)
     _same_image(lab, before.execution, note)
     report = check_source(before.code)
+    kept = {record.name: record.value for record in before.records if isinstance(record, KeptRecord)}
+    wall = before.execution.limits.get("wall")
     experiment = Experiment(
-        code=before.code, seed=seed, requirements=_pins(before.execution), imports=needed_imports(report)
+        code=before.code,
+        seed=seed,
+        requirements=_pins(before.execution),
+        imports=needed_imports(report),
+        left=Left(kept=kept),
+        more=before.further * wall.effective if wall else 0.0,
     )
     execution, folder = run_single(lab, experiment, report.imports, results, watch)
-    equal, both, differing = _trainings(before.execution, execution)
-    verdict = analyse(read_records(folder / "metrics.jsonl")).verdict.text
+    further = list(_further(lab, experiment, RunFolder(folder), before.further, watch))
+    last = further[-1] if further else execution
+    found = read_folder(folder)
+    equal, both, differing = _trainings(before.records, found.records)
+    verdict = analyse(found.records, series=found.series).verdict.text
     differences = [*_terms(before, execution, seed), *differing]
-    if before.verdict is not None and execution.success and verdict != before.verdict:
+    if len(further) != before.further:
+        differences.append(Difference("containers", str(1 + before.further), str(1 + len(further))))
+    if before.verdict is not None and last.success and verdict != before.verdict:
         differences.append(Difference("verdict", before.verdict, verdict))
-    return Rerun(execution, folder, differences, equal, both)
+    return Rerun(last, folder, differences, equal, both)
+
+
+def _further(lab: Lab, experiment: Experiment, folder: RunFolder, most: int, watch: Watch) -> Iterator[Execution]:
+    """The containers in which the study goes on where the first was too short."""
+    assert experiment.left is not None
+    for _ in range(most):
+        left = left_of(read_folder(folder.path).records)
+        if left is None:
+            return
+        left = left.model_copy(update={"kept": {**experiment.left.kept, **left.kept}})
+        folder.open(go_on=True)
+        try:
+            execution = lab.executor.run(
+                experiment.model_copy(update={"left": left}), lab.policy, lab.request, watch(folder)
+            )
+        finally:
+            folder.close()
+        draw_run(folder.path)
+        yield execution
+        if not execution.success:
+            return
 
 
 def _same_image(lab: Lab, before: Execution, note: Any) -> None:
@@ -125,6 +175,7 @@ def _terms(before: Recorded, after: Execution, seed: int) -> Iterator[Difference
         "outcome": (f"{was.outcome}: {was.message}", f"{after.outcome}: {after.message}"),
         "policy": (f"{was.policy.name} {was.policy.sha256[:16]}", f"{after.policy.name} {after.policy.sha256[:16]}"),
         "isolation": (was.isolation, after.isolation),
+        "GPUs": (_gpus(was), _gpus(after)),
         "packages": (", ".join(was.packages) or "none", ", ".join(after.packages) or "none"),
         "metrics": (was.metrics_total, after.metrics_total),
         "artifacts": (_artifacts(was), _artifacts(after)),
@@ -140,11 +191,15 @@ def _effective(execution: Execution, name: str) -> str:
     return f"{execution.limits[name].effective:g}" if name in execution.limits else "none"
 
 
+def _gpus(execution: Execution) -> str:
+    return ", ".join(gpu.name for gpu in execution.usage.gpus) or "none"
+
+
 def _artifacts(execution: Execution) -> str:
     return ", ".join(f"{one.name} {one.sha256[:12]}" for one in execution.artifacts) or "none"
 
 
-def _trainings(was: Execution, now: Execution) -> tuple[int, int, list[Difference]]:
+def _trainings(was: Iterable[AnyRecord], now: Iterable[AnyRecord]) -> tuple[int, int, list[Difference]]:
     """How many trainings came out the same, how many both have, and those that did not."""
     then, again = _by_training(was), _by_training(now)
     both = [key for key in then if key in again]
@@ -157,13 +212,15 @@ def _trainings(was: Execution, now: Execution) -> tuple[int, int, list[Differenc
     return sum(then[key] == again[key] for key in both), len(both), differing
 
 
-def _by_training(execution: Execution) -> dict[tuple[str, ...], str]:
-    """What each training returned, by phase, arm, seed and configuration."""
-    found = {}
-    for record in execution.metrics:
-        if isinstance(record, RunRecord):
+def _by_training(records: Iterable[AnyRecord]) -> dict[tuple[str, ...], str]:
+    """What decides of each training, by phase, arm, seed and configuration; how long its steps took is never the same."""
+    found, decides = {}, set[str]()
+    for record in records:
+        if isinstance(record, PlanRecord):
+            decides = {record.primary, record.select or record.primary}
+        elif isinstance(record, RunRecord) and record.status != "skipped":
             config = " ".join(f"{name}={value}" for name, value in sorted(record.config.items()))
-            values = ", ".join(f"{name} {value!r}" for name, value in sorted(record.values.items()))
+            values = ", ".join(f"{name} {value!r}" for name, value in sorted(record.values.items()) if name in decides)
             key = (record.phase, record.arm, f"seed {record.seed}", *([config] if record.phase == "tune" else []))
             found[key] = f"{record.status}: {values}" if values else record.status
     return found

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from executor.experiment import Execution, Experiment, Sink
+from orchestrator.agents.choice import AgentsChoice
 from orchestrator.agents.client import LumenbridgeClient
-from orchestrator.agents.connect import AgentsChoice, connect
+from orchestrator.agents.connect import connect
 from orchestrator.agents.errors import AgentRefused
 from orchestrator.agents.team import Done, sandbox_facts, setup_team
 from orchestrator.context import Context, Progress, Silent, Terms
@@ -17,11 +18,14 @@ from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.journal import EVENTS, Journal
 from orchestrator.lab_setup import Lab, LabOptions, open_lab
+from orchestrator.recall import MOST
 from orchestrator.settings import Settings
 from orchestrator.spec import SprintSpec, put_on_record, recorded_spec
 from orchestrator.sprint import Budgets, Sprint
 from policies.decision import Decision
-from policies.state import state_dir
+from policies.state import audit_path, memory_path, state_dir
+from results.export.live import Following, Tracking
+from results.memory import Memory, Recall
 from results.store import RunFolder, Store
 
 
@@ -42,8 +46,10 @@ class AIResearchTeam:
         options: LabOptions | None = None,
         results_dir: str | Path = "results",
         seed: int = 0,
+        recall: bool = True,
         progress: Progress | None = None,
         budgets: Budgets | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self._progress = progress or Silent()
         found = Settings.read(warn=self._progress.note)
@@ -55,7 +61,9 @@ class AIResearchTeam:
         self._options = options or LabOptions()
         self._results = Path(results_dir)
         self._seed = seed
+        self._recalls = recall
         self._budgets = budgets
+        self._tracking = tracking
         self.sprint_log: list[dict[str, Any]] = []
         """The summaries of this object's sprints, in order."""
 
@@ -93,7 +101,8 @@ class AIResearchTeam:
         with journal:
             spec = recorded_spec(journal)
             if journal.done("end"):
-                self._progress.note(f"{folder.id} had ended; there is nothing left to do")
+                later = f" (labsandbox export {folder.id} --to {self._tracking.to})" if self._tracking else ""
+                self._progress.note(f"{folder.id} had ended; there is nothing left to do{later}")
                 return store.summary(folder.id)
             try:
                 return self._carry_out(spec, lambda: (folder, journal))
@@ -111,6 +120,7 @@ class AIResearchTeam:
             seed=self._seed,
             agents=self._agents,
             require_signed=self._require_signed,
+            recall=self._recalls,
             options=self._options.portable(),
             follows=follows,
         )
@@ -129,9 +139,10 @@ class AIResearchTeam:
             terms = lab.executor.preflight(lab.policy, lab.request)
             self._set_up(connected.client)
             folder, journal = open_folder()
-            with folder, journal:
+            about = {"goal": spec.goal, "base_seed": str(spec.seed)}
+            with folder, journal, Following(self._tracking, folder.path, about, self._progress.note) as told:
                 self._progress.note(f"results in {folder.path}")
-                sprint = self._sprint(connected.client, lab, terms, spec, folder, journal)
+                sprint = self._sprint(connected.client, lab, terms, spec, folder, journal, told)
                 try:
                     summary = sprint.run(spec.goal)
                 except AgentRefused:
@@ -139,6 +150,7 @@ class AIResearchTeam:
                 except BaseException:
                     self._hint(folder)
                     raise
+                told.conclude(summary)
                 if not journal.done("end"):
                     self._hint(folder)
         self.sprint_log.append(summary)
@@ -160,10 +172,14 @@ class AIResearchTeam:
         spec: SprintSpec,
         folder: RunFolder,
         journal: Journal,
+        told: Following,
     ) -> Sprint:
         def run_experiment(experiment: Experiment, sink: Sink, seconds: float) -> Execution:
             request = lab.request.at_most(wall=seconds) if seconds < terms.limits.wall else lab.request
-            return lab.executor.run(experiment, lab.policy, request, self.watch(sink), sprint=folder.id)
+            followed = told.attempt(self.watch(sink), experiment.code)
+            execution = lab.executor.run(experiment, lab.policy, request, followed, sprint=folder.id)
+            told.ended(execution)
+            return execution
 
         context = Context(
             client,
@@ -174,7 +190,15 @@ class AIResearchTeam:
             self._progress,
             spec.account,
         )
-        return Sprint(context, spec.seed, self._budgets, spec.command(self._results), spec.follows)
+        command, recall = spec.command(self._results), self._recall(spec, folder)
+        return Sprint(context, spec.seed, self._budgets, command, spec.follows, audit_path(), recall)
+
+    def _recall(self, spec: SprintSpec, folder: RunFolder) -> Recall | None:
+        """The sprint's own folder holds nothing yet, or what it is resumed from: it is no earlier one."""
+        if not spec.recall:
+            return None
+        memory = Memory(memory_path(), self._results)
+        return lambda goal: [one for one in memory.search(goal, 4 * MOST) if one.sprint != folder.id]
 
     def watch(self, sink: Sink) -> Sink:
         """A place for subclasses to look at the results on their way; here they just pass."""

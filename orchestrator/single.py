@@ -5,8 +5,7 @@ from pathlib import Path
 
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.lab_setup import Lab
-from results.curves import draw_curves
-from results.metrics import read_records
+from results.export.live import Following, Note, Tracking
 from results.store import EXECUTION, Store
 from sandbox_images.lock import requirements_text
 
@@ -15,14 +14,28 @@ Watch = Callable[[Sink], Sink]
 
 
 def run_single(
-    lab: Lab, experiment: Experiment, imports: Iterable[str], results: Path, watch: Watch
+    lab: Lab,
+    experiment: Experiment,
+    imports: Iterable[str],
+    results: Path,
+    watch: Watch,
+    tracking: Tracking | None = None,
+    note: Note = lambda text: None,
 ) -> tuple[Execution, Path]:
     """Runs it, and returns its record and its folder. Raises StoreError, and whatever the executor raises."""
     with Store(results).new("exec") as folder:
         folder.write_text("experiment.py", experiment.code)
-        execution = lab.executor.run(experiment, lab.policy, lab.request, watch(folder))
-        folder.close()
-        folder.write_json(EXECUTION, execution.as_json())
-        draw_curves(read_records(folder.path / "metrics.jsonl"), folder.path / "curves.png")
+        with Following(tracking, folder.path, {}, note) as told:
+            sink = told.attempt(watch(folder), experiment.code)
+            execution = lab.executor.run(experiment, lab.policy, lab.request, sink)
+            told.ended(execution)
+            folder.close()
+            folder.write_json(EXECUTION, execution.as_json())
+            # What reads and draws numbers takes a while to load, and the experiment shall not wait for it.
+            from results.curves import draw_run
+            from results.extract import extract
+
+            extract(folder.path)
+            draw_run(folder.path)
         folder.write_text("requirements.txt", requirements_text(imports, execution.packages))
     return execution, folder.path

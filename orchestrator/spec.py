@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.agents.connect import AgentsChoice
+from orchestrator.agents.choice import AgentsChoice
 from orchestrator.command import repeating
 from orchestrator.errors import UsageProblem
 from orchestrator.journal import Journal
@@ -25,12 +25,14 @@ class SprintSpec(BaseModel):
     require_signed: bool = False
     options: LabOptions = Field(default_factory=LabOptions)
     follows: str | None = None
+    recall: bool = True
+    """Whether the team is told of earlier sprints."""
     account: str = Field(default_factory=lambda: secrets.token_hex(8))
     """Under which name the agents' engine keeps account of what it spends on this sprint."""
 
     def command(self, results: Path) -> str:
         """The command line that repeats the sprint."""
-        return repeating(self.goal, self.agents, self.options, results, self.seed, self.require_signed)
+        return repeating(self.goal, self.agents, self.options, results, self.seed, self.require_signed, self.recall)
 
 
 def put_on_record(spec: SprintSpec, journal: Journal) -> None:

@@ -7,7 +7,9 @@ off: it goes through the same steps again, and those on record are not done twic
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from executor.experiment import Execution
@@ -17,10 +19,14 @@ from orchestrator.agents.team import ARCHITECT, TEAM, VALIDATOR
 from orchestrator.context import Context
 from orchestrator.implementation import Attempt, Implementation
 from orchestrator.journal import now
-from results.analysis import Analysis, analyse
-from results.curves import draw_curves
-from results.metrics import read_records
-from results.store import SUMMARY
+from orchestrator.recall import remembered, section
+from results.analysis import analyse
+from results.curves import draw_run
+from results.extract import extract, last_values
+from results.findings import Analysis
+from results.memory import Recall
+from results.series import read_folder, read_series
+from results.store import SUMMARY, StoreError
 
 SCHEMA = "labsandbox.sprint/1"
 _PERSPECTIVES = 0.6
@@ -46,20 +52,27 @@ class Sprint:
         budgets: Budgets | None = None,
         command: str | None = None,
         follows: str | None = None,
+        audit: Path | None = None,
+        recall: Recall | None = None,
     ) -> None:
-        """command: how to repeat the sprint, for its record. follows: the sprint whose recommendation this is."""
+        """command: how to repeat the sprint, for its record. follows: the sprint whose recommendation this is. audit: the
+        log that has its executions. recall: what earlier sprints found; None: the team is told of none."""
         self._context = context
         self._seed = seed
         self._budgets = budgets or Budgets()
         self._command = command
         self._follows = follows
+        self._audit = audit
+        self._recall = recall
         self._phases: dict[str, dict[str, Any]] = {}
         self._summary: dict[str, Any] = {}
 
     def run(self, goal: str) -> dict[str, Any]:
         """The summary. Raises AgentError when no code came, after writing what there is."""
         folder, journal = self._context.folder, self._context.journal
-        began = journal.step("begin", lambda: {"at": now(), "agents": self._context.agents_url})
+        began = journal.step(
+            "begin", lambda: {"at": now(), "agents": self._context.agents_url, "budgets": vars(self._budgets)}
+        )
         self._summary = {
             "schema": SCHEMA,
             "sprint_id": folder.id.removeprefix("sprint_"),
@@ -68,12 +81,14 @@ class Sprint:
             "agents": began["agents"],
             "command": self._command,
             "follows": self._follows,
+            "memory": [],
             "start_time": began["at"],
             "end_time": None,
             "phases": self._phases,
             "verdict": None,
         }
         try:
+            self._remember(goal)
             plan = self._discuss(goal)
             attempt = self._implement(goal, plan)
             self._validate(goal, attempt)
@@ -90,7 +105,24 @@ class Sprint:
     def _finish(self) -> str:
         """The summary is whole before the sprint counts as ended: nobody looks at it again after that."""
         self._write()
+        self._report()
         return str(self._summary["end_time"])
+
+    def _remember(self, goal: str) -> None:
+        """What is known goes into every prompt from here on."""
+        context = self._context
+        known = context.journal.step("memory", lambda: self._recalled(goal))
+        self._summary["memory"] = [one["sprint"] for one in known]
+        if known:
+            context.progress.note(f"known from earlier: {', '.join(self._summary['memory'])}")
+            context.terms = replace(context.terms, facts=context.terms.facts + section(known))
+
+    def _recalled(self, goal: str) -> list[dict[str, Any]]:
+        try:
+            return remembered(self._recall(goal)) if self._recall else []
+        except StoreError as error:
+            self._context.progress.note(f"nothing is remembered: {error}")
+            return []
 
     # ---- discussion ----
 
@@ -126,13 +158,13 @@ class Sprint:
             attempt = work.run()
         except AgentError as error:
             phase["error"] = str(error)
-            phase |= {"ended_at": now(), "timed_out": time.monotonic() >= deadline}
+            phase |= {"ended_at": now(), "timed_out": time.monotonic() >= work.deadline}
             raise
         finally:
             phase |= work.phase
             if work.healing:
                 self._phases["self_healing"] = work.healing
-        self._end("implementation", deadline)
+        self._end("implementation", work.deadline)
         return attempt
 
     # ---- validation ----
@@ -140,32 +172,45 @@ class Sprint:
     def _validate(self, goal: str, attempt: Attempt) -> None:
         context, execution = self._context, attempt.execution
         phase, deadline = self._begin("validation", self._budgets.validation)
-        records = read_records(context.folder.path / "metrics.jsonl")
-        analysis = analyse(records)
-        verdict = _verdict(execution, analysis)
+        found = read_folder(context.folder.path)
+        analysis = analyse(found.records, attempt.executions, found.series)
+        verdict = _verdict(attempt.executions, analysis)
         self._summary["verdict"] = verdict
         phase |= {
             "execution_success": execution is not None and execution.success,
             "verdict": verdict,
             "numbers": analysis.model_dump(mode="json"),
+            "extracted": None,
             "analysis": "",
             "recommendation": None,
             "errors": {},
         }
         self._write()  # the verdict stands before anything is drawn or asked
-        draw_curves(records, context.folder.path / "curves.png")
+        if extract(context.folder.path):
+            phase["extracted"] = last_values(read_series(context.folder.path))
+        draw_run(context.folder.path)
         if not attempt.ended:  # whoever resumes the sprint runs it again
             phase |= {"ended_at": now(), "timed_out": False}
             return
         outcome = f"{execution.outcome.value}: {execution.message}" if execution else f"not run: {attempt.problem}"
         numbers = json.dumps(phase["numbers"])
         prompt = f"Goal: {goal}\nTask: validate\nOutcome: {outcome}\nVerdict: {verdict}\nNumbers: {numbers}\n"
+        prompt += f"Extracted: {json.dumps(phase['extracted'])}\n" if phase["extracted"] else ""
         ask = lambda: context.ask("validation.analysis", VALIDATOR, prompt, deadline)  # noqa: E731
         phase["analysis"], error = context.heard(VALIDATOR, ask)
         if error:
             phase["errors"][VALIDATOR] = error
         phase["recommendation"] = recommendation_of(phase["analysis"])
         self._end("validation", deadline)
+
+    def _report(self) -> None:
+        """For people. Whatever an experiment recorded, it costs the sprint no more than its report."""
+        from results.report.report import write_report  # loaded when there is something to report
+
+        try:
+            write_report(self._context.folder, self._summary, self._audit)
+        except Exception as error:
+            self._context.progress.note(f"the report could not be written: {type(error).__name__}: {error}")
 
     # ---- bookkeeping ----
 
@@ -187,11 +232,14 @@ class Sprint:
         self._context.folder.write_json(SUMMARY, self._summary)
 
 
-def _verdict(execution: Execution | None, analysis: Analysis) -> str:
+def _verdict(executions: Sequence[Execution], analysis: Analysis) -> str:
     """The computed verdict; one that rests on a run which did not complete says so first."""
-    if execution is None:
+    if not executions:
         return "No verdict: the code was not run."
-    if execution.success:
+    last = executions[-1]
+    if last.success:
         return analysis.verdict.text
-    how = f"The experiment did not complete ({execution.outcome.value}: {execution.message})."
-    return f"{how} From what it recorded until then: {analysis.verdict.text}" if execution.metrics_total else how
+    which = f" in its container {len(executions)}" if len(executions) > 1 else ""
+    how = f"The experiment did not complete{which} ({last.outcome.value}: {last.message})."
+    recorded = any(execution.metrics_total for execution in executions)
+    return f"{how} From what it recorded until then: {analysis.verdict.text}" if recorded else how

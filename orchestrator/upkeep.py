@@ -10,9 +10,11 @@ from pathlib import Path
 from executor.backends.base import Backend, Found
 from executor.errors import InfrastructureError
 from executor.executor import Executor
+from executor.places import CORES, MEMORY, Places, Room
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import every_backend
 from policies.audit import AuditLog
+from policies.merge import box_ceilings
 from policies.state import audit_path, cache_dir, state_dir
 from results.store import unfinished
 from sandbox_images.wheels import leftovers
@@ -45,6 +47,33 @@ def running() -> list[Running]:
                 seen.add(found.execution_id)
                 every.append(Running(backend, found))
     return every
+
+
+def waiting() -> frozenset[str]:
+    """Execution ids of this user's containers that were made ahead and that no run has taken."""
+    events: dict[str, set[str]] = {"warm": set(), "start": set()}
+    for record in AuditLog(audit_path()).records():
+        if (event := str(record.get("event"))) in events:
+            events[event].add(str(record.get("execution")))
+    return frozenset(events["warm"] - events["start"])
+
+
+def queue() -> str:
+    """Who has the machine's cores and memory and who waits for them, in one line; nothing where nobody runs."""
+    places = Places(Room.here(box_ceilings()))
+    claims = places.queue()
+    if not claims.claims:
+        return ""
+    cores, memory = (
+        sum(held.share or 0 for claim in claims.holders for held in claim.ticket.holds if held.uuid == name)
+        for name in (CORES, MEMORY)
+    )
+    text = (
+        f"running: {len(claims.holders)}, with {cores / 1000:g} of {places.room.cores:g} cores to lend and "
+        f"{memory / 2**30:.1f} of {places.room.memory / 2**30:.1f} GiB"
+    )
+    first = ", ".join(f"uid {claim.uid} for {time.time() - claim.ticket.since:.0f} s" for claim in claims.waiting)
+    return f"{text}; waiting first of their user's: {first}" if first else text
 
 
 def kill(prefix: str) -> Running:

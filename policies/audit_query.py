@@ -69,6 +69,8 @@ def what(record: Record) -> str:
             image, wrong = record.get("image") or {}, record.get("deviations")
             told = f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
             return f"{told}, not as decided: {'; '.join(map(str, wrong))}" if wrong else told
+        case "warm":
+            return f"container {str(record.get('container'))[:16]} made ahead"
         case "dependencies":
             return f"fetched {', '.join(str(line).split(' ')[0] for line in record.get('wheels') or [])}"
         case "network":
@@ -79,6 +81,9 @@ def what(record: Record) -> str:
             return f"{record.get('host')}:{record.get('port')}, {record.get('bytes_up')} bytes up, {record.get('bytes_down')} down"
         case "network-flood":
             return f"refused {record.get('refused')} more requests"
+        case "lease":
+            shared = ", shared" if record.get("shared") else ""
+            return f"lent {', '.join(map(str, record.get('gpus') or []))}{shared}, after {record.get('waited_s')} s"
         case "limit":
             return f"{record.get('limit')} reached"
         case "end":

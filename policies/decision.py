@@ -8,7 +8,11 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
 from policies.merge import lowered, stricter
-from policies.model import Ceiling, Dependencies, Isolation, Limits, Network, PartialLimits, Policy
+from policies.model import Ceiling, Dependencies, Gpu, Isolation, Limits, Network, PartialLimits, Policy
+from policies.units import format_seconds
+
+GPU_WAIT = 600.0
+"""Seconds to wait for GPUs, where nobody says otherwise."""
 
 
 class _Data(BaseModel):
@@ -21,6 +25,8 @@ class Request(_Data):
     limits: PartialLimits = PartialLimits()
     unmet_requirements: tuple[str, ...] = ()
     """Requirements (PEP 508) that the sandbox's environment does not hold already."""
+    gpu_wait: float = GPU_WAIT
+    """Seconds to wait at most for GPUs that others use."""
 
     def at_most(self, wall: float) -> "Request":
         """The same, for at most so many seconds."""
@@ -37,10 +43,6 @@ class Capabilities(_Data):
     missing: dict[str, str] = {}
     """For what it cannot enforce: why."""
     isolation: Isolation = "kernel"
-    gpus: int = 0
-    """NVIDIA GPUs that it can hand to a container."""
-    gpus_why: str = ""
-    """Why that is so, in a few words."""
 
 
 class Rule(_Data):
@@ -63,6 +65,9 @@ class Decision(_Data):
     limits: Limits
     """The effective limits; `gpus` is the number given."""
     isolation: Isolation
+    gpu: Gpu
+    gpus_per_user: int | None = None
+    """The most devices that one user may hold at once on this box."""
     network: Network
     dependencies: Dependencies
     watched: dict[str, str] = {}
@@ -78,14 +83,23 @@ class Decision(_Data):
         return "; ".join(denials) if denials else f"allowed by policy {self.policy}"
 
 
-def decide(request: Request, policy: Policy, capabilities: Capabilities, ceilings: Iterable[Ceiling] = ()) -> Decision:
+def decide(
+    request: Request,
+    policy: Policy,
+    capabilities: Capabilities,
+    ceilings: Iterable[Ceiling] = (),
+    gpu_seconds: float = 0.0,
+) -> Decision:
     """Whether `request` may run under `policy` on this backend, and with which limits.
+
+    gpu_seconds: device time that this user had in the last 24 hours.
 
     A request may only tighten: one that asks for more than the policy or the box allows is denied, not
     clamped. A policy that is looser than the box is lowered to the box. A limit that the backend cannot
     enforce denies the run.
     """
     terms, rules = policy, []
+    ceilings = tuple(ceilings)
     for ceiling in ceilings:
         narrower = lowered(terms, ceiling)
         rules += _changes("the box allows", terms, narrower)
@@ -94,10 +108,11 @@ def decide(request: Request, policy: Policy, capabilities: Capabilities, ceiling
     asked = request.limits.given()
     for name, value in asked.items():
         rules.append(_judge_request(policy.name, name, value, getattr(terms.limits, name)))
-    gpus = int(asked.get("gpus", min(policy.gpus_unasked, terms.limits.gpus)))
+    gpus = int(asked.get("gpus", min(policy.gpu.unasked, terms.limits.gpus)))
     limits = stricter(terms.limits, request.limits).model_copy(update={"gpus": min(gpus, terms.limits.gpus)})
 
     rules += _judge_backend(terms, capabilities)
+    rules += [rule for ceiling in ceilings for rule in _judge_gpus(ceiling, limits, gpu_seconds)]
     rules += _judge_packages(policy.name, terms.dependencies, request.unmet_requirements)
     if terms.network.hosts:
         rules.append(_allow("network.allowlist", "network", ", ".join(terms.network.hosts), "through the host's proxy"))
@@ -106,6 +121,8 @@ def decide(request: Request, policy: Policy, capabilities: Capabilities, ceiling
         allow=not any(rule.effect == "deny" for rule in rules),
         limits=limits,
         isolation=terms.isolation,
+        gpu=terms.gpu,
+        gpus_per_user=min((c.gpu.per_user for c in ceilings if c.gpu and c.gpu.per_user is not None), default=None),
         network=terms.network,
         dependencies=terms.dependencies,
         watched={rule.resource: rule.reason for rule in rules if rule.effect == "weaken"},
@@ -135,6 +152,7 @@ def _terms(policy: Policy) -> dict[str, str]:
     """Every term that a ceiling can lower, as text."""
     data = policy.model_dump(mode="json", include={"isolation", "enforcement", "network", "dependencies"})
     words = {name: value if isinstance(value, str) else _words(value) for name, value in data.items()}
+    words["gpu.sharing"] = policy.gpu.sharing
     return {name: str(value) for name, value in policy.limits.model_dump(mode="json").items()} | words
 
 
@@ -149,6 +167,29 @@ def _words(terms: dict[str, object]) -> str:
     )
 
 
+_GPU_LIMITS = {"gpus", "gpu_memory"}
+"""Whether a backend can pass a device in is found out when one is asked for."""
+
+
+def _judge_gpus(ceiling: Ceiling, limits: Limits, used: float) -> list[Rule]:
+    """What the box allows each user of its GPUs. A run is counted with all the time that it may take."""
+    terms, rules = ceiling.gpu, []
+    if terms is None or limits.gpus == 0:
+        return []
+    if terms.per_user is not None and limits.gpus > terms.per_user:
+        reason = f"asked for gpus {limits.gpus}, but a user may hold {terms.per_user} at once on this box"
+        rules.append(_deny("ceiling.gpu.per_user", "gpus", limits.gpus, reason))
+    needed = limits.gpus * limits.wall
+    if terms.time_per_day is not None and used + needed > terms.time_per_day:
+        left = format_seconds(max(0.0, round(terms.time_per_day - used)))
+        reason = (
+            f"it may take {format_seconds(needed)} of GPU time, and {left} of this user's "
+            f"{format_seconds(terms.time_per_day)} in 24 hours are left on this box"
+        )
+        rules.append(_deny("ceiling.gpu.time_per_day", "gpus", needed, reason))
+    return rules
+
+
 def _judge_backend(terms: Policy, capabilities: Capabilities) -> list[Rule]:
     """What the backend cannot hold denies the run, unless the policy is content with the host's best effort."""
     where = f"{capabilities.backend} with {capabilities.runtime}"
@@ -157,7 +198,7 @@ def _judge_backend(terms: Policy, capabilities: Capabilities) -> list[Rule]:
         reason = f"policy {terms.name} requires gVisor, and {where} is not (--runtime runsc)"
         rules.append(_deny("isolation.gvisor", "isolation", None, reason))
     for name in (*Limits.model_fields, "network"):
-        if name == "gpus" or name in capabilities.enforces:
+        if name in _GPU_LIMITS or name in capabilities.enforces:
             continue
         why = f"{where} cannot enforce {name}: {capabilities.missing.get(name, 'not supported')}"
         if terms.enforcement == "strict" or name == "network":

@@ -38,6 +38,8 @@ def lowered(policy: Policy, ceiling: Ceiling) -> Policy:
         changes["isolation"] = "gvisor"
     if ceiling.enforcement == "strict":
         changes["enforcement"] = "strict"
+    if ceiling.gpu is not None and ceiling.gpu.sharing == "exclusive":
+        changes["gpu"] = policy.gpu.model_copy(update={"sharing": "exclusive"})
     if ceiling.network is not None:
         changes["network"] = _narrower(policy.network, ceiling.network)
     if ceiling.dependencies is not None:

@@ -65,6 +65,8 @@ class Limits(_Strict):
     """Number of artifacts brought back."""
     gpus: GpuCount
     """NVIDIA GPUs that may be asked for."""
+    gpu_memory: Memory
+    """Memory of each of them; the whole device where it has less."""
 
 
 class PartialLimits(_Strict):
@@ -84,6 +86,7 @@ class PartialLimits(_Strict):
     artifacts: Bytes | None = None
     artifact_files: Count | None = None
     gpus: GpuCount | None = None
+    gpu_memory: Memory | None = None
 
     def given(self) -> dict[str, float]:
         """The limits that are set, by name, as numbers (seconds, bytes, counts)."""
@@ -152,6 +155,52 @@ class Dependencies(_Choice):
         return self
 
 
+Sharing = Literal["exclusive", "shared"]
+
+
+class Gpu(_Strict):
+    """On what terms GPUs are given."""
+
+    unasked: GpuCount
+    """GPUs given when the request names no number."""
+    sharing: Sharing
+    """`exclusive`: a device is one experiment's. `shared`: others of this policy's kind may be on it, each within its
+    `gpu_memory`."""
+    busy: Bytes
+    """A device on which processes that are not labsandbox's hold more memory than this is passed over."""
+
+
+class GpuCeiling(_Strict):
+    """What a box allows of its GPUs, to each user."""
+
+    sharing: Literal["exclusive"] | None = None
+    """`exclusive`: no policy may share a device."""
+    per_user: Annotated[int, Field(strict=True, ge=0)] | None = None
+    """Devices that one user's experiments may hold at once."""
+    time_per_day: Seconds | None = None
+    """Device time that one user may use within 24 hours: two devices for an hour are two hours."""
+
+
+class RunsCeiling(_Strict):
+    """How much of a box runs hold together; without it, all of its memory and two cores for every one there is."""
+
+    cores: Cpus | None = None
+    memory: Memory | None = None
+    per_user: Count | None = None
+    """Runs of one user at once."""
+
+
+class Warm(_Strict):
+    """Containers made ahead of their runs, under the same terms, while a sweep, several goals or a service run."""
+
+    count: Annotated[int, Field(strict=True, ge=0, le=64)] = 2
+    """How many wait at most, of each kind that is in use; 0: none."""
+    preload: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], ...] = ("numpy", "torch", "lab")
+    """Modules that are loaded while they wait, for code that imports them."""
+    idle: Seconds = 300.0
+    """After so long without a run of their kind they are destroyed."""
+
+
 Isolation = Literal["kernel", "gvisor"]
 Enforcement = Literal["strict", "best-effort"]
 
@@ -162,8 +211,7 @@ class Policy(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
     description: str
     limits: Limits
-    gpus_unasked: GpuCount
-    """GPUs given when the request names no number."""
+    gpu: Gpu
     isolation: Isolation
     """`kernel`: namespaces, control groups and seccomp. `gvisor`: a kernel of its own between code and host as well."""
     enforcement: Enforcement
@@ -172,6 +220,7 @@ class Policy(_Strict):
     dependencies: Dependencies
     environment: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*=[ -~]*$")], ...]
     """NAME=value pairs added to the experiment's environment. No host variable ever is."""
+    warm: Warm = Warm()
 
     @property
     def sha256(self) -> str:
@@ -185,6 +234,8 @@ class Ceiling(_Strict):
     limits: PartialLimits = PartialLimits()
     isolation: Isolation | None = None
     enforcement: Enforcement | None = None
+    gpu: GpuCeiling | None = None
+    runs: RunsCeiling | None = None
     network: Network | None = None
     dependencies: Dependencies | None = None
 

@@ -21,9 +21,19 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labsandbox"
 
 
+def lock_dir() -> Path:
+    """Where all users of this machine queue for its GPUs: $LABSANDBOX_LOCK_DIR, else /run/lock/labsandbox."""
+    return Path(os.environ.get("LABSANDBOX_LOCK_DIR") or "/run/lock/labsandbox")
+
+
 def audit_path() -> Path:
     """The audit log's file."""
     return state_dir() / "audit.jsonl"
+
+
+def memory_path() -> Path:
+    """The index of past sprints."""
+    return state_dir() / "memory.sqlite"
 
 
 def write_secret(path: Path, text: str) -> None:

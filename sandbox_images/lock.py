@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Literal, get_args
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
-FLAVOURS = ("cpu", "gpu")
+Flavour = Literal["cpu", "gpu"]
+FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 
 # Modules whose distribution has another name; what is not here is named like its module.
 _DISTRIBUTIONS = {

@@ -106,6 +106,10 @@ def call(name: str, *arguments: object) -> int:
     return result
 
 
+def lent_gpus() -> int:
+    return int(os.environ.get("LAB_GPUS") or 0)
+
+
 def refused(what: str, attempt: Callable[..., object], *arguments: Any) -> None:
     """`attempt` must fail with an OSError (Python makes a ValueError of some)."""
     try:
@@ -422,7 +426,7 @@ def control_groups() -> None:
 
 @probe
 def device_nodes() -> None:
-    """There are no devices but the harmless ones, and none can be made and opened."""
+    """There are no devices but the harmless ones and those that were lent, and none can be made and opened."""
     for kind, number in ((stat.S_IFCHR, os.makedev(1, 1)), (stat.S_IFBLK, os.makedev(8, 0))):
         with suppress(OSError):
             os.mknod("/tmp/device", kind | 0o666, number)
@@ -431,6 +435,11 @@ def device_nodes() -> None:
             refused("mknod", os.mknod, "/tmp/another", kind | 0o666, number)
     harmless = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"}
     harmless |= {"fuse", "tun"} if HERE["isolation"] == "gvisor" else set()  # of its own kernel, which mounts nothing
+    lent = [name for name in os.listdir("/dev") if name[:6] == "nvidia" and name[6:].isdigit()]
+    if len(lent) != lent_gpus():
+        raise Escaped(f"{lent_gpus()} GPU(s) were lent, and there are {lent}")
+    if lent:
+        harmless |= {*lent, "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
     for folder in everywhere("/dev", 2):
         for entry in os.scandir(folder):
             kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
@@ -468,6 +477,9 @@ def core_dumps() -> None:
 def environment_of_the_host() -> None:
     """No variable of the host's reaches the experiment."""
     own = {"HOME", "PATH", "LANG", "TMPDIR", "MPLBACKEND", "MPLCONFIGDIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
+    own |= {"CUDA_DEVICE_ORDER", "GLOO_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_SOCKET_IFNAME"}
+    if lent_gpus():
+        own |= {"LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES"}  # what finds the driver's libraries
     strange = [name for name in os.environ if name not in own and not name.startswith(("PYTHON", "LAB_", "LC_"))]
     if strange or HERE["canary"] in str(os.environ):
         raise Escaped(f"variables {strange}")

@@ -1,15 +1,17 @@
 """The protocol between the executor and whatever makes containers."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from executor.channel import BOOTSTRAP, Connection
+from executor.channel import EMPTIED, LOAD, Connection
 from executor.experiment import ImageRef
+from executor.gpus.devices import Device, Machine
 from executor.observe import Cgroup
 from executor.ownership import Owner
 from policies.decision import Capabilities
 from policies.model import Isolation, Limits
+from sandbox_images.lock import Flavour
 
 EXPERIMENT_ID = 65534
 """uid and gid of the experiment inside every container."""
@@ -45,6 +47,10 @@ class ContainerSpec:
     """Size of the wheels that will be sent in."""
     packages_bytes: int = 0
     """Size of what they unpack to; 0 when there are none."""
+    gpus: tuple[Device, ...] = ()
+    """The devices that were lent for it."""
+    driver: str = ""
+    """Version of the NVIDIA driver, where there are any."""
 
     def tmpfs(self) -> Mapping[str, str]:
         """Mount point → tmpfs options. All are charged to the memory limit."""
@@ -64,15 +70,31 @@ class ContainerSpec:
         return f"rw,nosuid,nodev,{execution},size={size},{limited}mode={mode}"
 
 
-def pid1(python: str) -> list[str]:
-    """The command of PID 1: isolated, and without site, so that nothing in the image runs before the runner."""
-    return [python, "-I", "-S", "-c", BOOTSTRAP]
+@dataclass(frozen=True)
+class Passed:
+    """How devices were put into a container."""
+
+    way: str = ""
+    """In words; "" where there are none."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What the experiment's environment needs to find their libraries."""
+    nodes: frozenset[str] = frozenset()
+    """`major:minor` of the device nodes that it may have for them."""
+
+
+def pid1(python: str, emptied: bool = False) -> list[str]:
+    """The command of PID 1: isolated, and without site, so that nothing in the image runs before the runner.
+
+    emptied: starts itself anew without what is in its environment.
+    """
+    return [python, "-I", "-S", "-c", EMPTIED if emptied else LOAD]
 
 
 class Container(Protocol):
     """One created container. The executor calls `destroy` whatever happens, and may call it twice."""
 
     id: str
+    passed: Passed
 
     def start(self) -> Connection:
         """Starts PID 1 and returns its standard streams. Raises InfrastructureError."""
@@ -111,15 +133,29 @@ class Backend(Protocol):
 
     name: str
     runtime: str
+    flavour: Flavour
+    """The set of packages that its containers have."""
 
     def capabilities(self) -> Capabilities:
         """What it can enforce here. Raises SandboxUnavailable when it cannot work at all."""
+
+    def recipe(self) -> dict[str, str | None]:
+        """What another process needs to make such a backend: its backend, runtime, image and flavour."""
+
+    def gpu_problem(self, machine: Machine) -> str | None:
+        """Why this backend cannot pass the machine's GPUs into a container; None if it can."""
 
     def prepare(self, progress: Progress) -> ImageRef:
         """Makes sure that the image or environment is there. Raises SandboxUnavailable."""
 
     def create(self, spec: ContainerSpec) -> Container:
-        """A new container, not yet running. Raises InfrastructureError."""
+        """A new container, not yet running. Raises InfrastructureError; SandboxUnavailable when what it needs is not there."""
+
+    def adopt(
+        self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
+    ) -> tuple[Container, Connection]:
+        """A container of this user's that another process started, for `owner` from now on, and its streams, by what
+        their `descriptors` gave. Raises InfrastructureError when it is gone."""
 
     def found(self) -> list[Found]:
         """Every container of labsandbox's that this backend can see. Raises SandboxUnavailable."""

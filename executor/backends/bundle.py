@@ -1,31 +1,31 @@
-"""The OCI bundle of one container: its config.json and the bones of its root file system.
+"""The OCI bundle of one container: its config.json. Format: OCI runtime specification 1.0.2.
 
-The root file system is a folder of mount points. What is in it are read-only binds of the host's system folders and
-of the sandbox's environment; nothing of the host's /home, /root, /var or /run is there, and of its /etc only the
-settings of the dynamic linker and of fonts. Format: OCI runtime specification 1.0.2, config.json.
+What is in its root file system (rootfs.py) are read-only binds of the host's system folders and of the sandbox's
+environment; nothing of the host's /home, /root, /var or /run is there, and of its /etc only the settings of the dynamic
+linker and of fonts.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from executor.backends.base import GVISOR_TASKS, KEPT_CAPABILITIES, ContainerSpec, pid1
+from executor.backends.rootfs import root_of
 from executor.backends.seccomp import seccomp_profile
+from executor.gpus.cdi import Edits, apply
+from executor.gpus.driver import dmem_limit
 from sandbox_images.environment import Environment
 
 ENVIRONMENT_MOUNT = "/opt/sandbox"
 PYTHON = f"{ENVIRONMENT_MOUNT}/bin/python3"
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/fonts")
+_HOSTS = (
+    *(Path(f"/{name}") for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")),
+    *(Path(f"/etc/{name}") for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts")),
+)
+_DMEM = Path("/sys/fs/cgroup/dmem.capacity")
 _CPU_PERIOD = 100_000  # microseconds, the kernel's default
 
-_ETC = {
-    "passwd": "root:x:0:0:root:/:/bin/false\nexperiment:x:65534:65534:experiment:/workspace:/bin/sh\n",
-    "group": "root:x:0:\nexperiment:x:65534:\n",
-    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
-    "hostname": "sandbox\n",
-    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
 _MASKED = [
     "/proc/acpi",
     "/proc/asound",
@@ -43,32 +43,28 @@ _MASKED = [
 _READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
 
-def write_bundle(folder: Path, spec: ContainerSpec, environment: Environment) -> None:
-    """Makes `folder`, with config.json written last. Raises OSError."""
-    root = folder / "rootfs"
-    (root / "etc").mkdir(parents=True)
-    for name, text in _ETC.items():
-        (root / "etc" / name).write_text(text)
-        (root / "etc" / name).chmod(0o644)
-    for path in (root, root / "etc"):  # whatever the caller's umask is, the experiment's user must get in
-        path.chmod(0o755)
-    binds = _system_binds(root) + _environment_binds(environment)
-    config = json.dumps(_config(spec, binds), indent=1)
+def write_bundle(
+    folder: Path, spec: ContainerSpec, environment: Environment, roots: Path, edits: Iterable[Edits] = ()
+) -> None:
+    """Writes `folder`/config.json, for a root file system below `roots`.
+
+    edits: what the lent devices need in the container. Raises OSError, SandboxUnavailable.
+    """
+    binds = _system_binds() + _environment_binds(environment)
+    config = apply(_config(spec, binds), edits)
+    config["root"]["path"] = str(root_of(roots, _links(), config["mounts"]))
     temporary = folder / "config.json.new"
-    temporary.write_text(config)
+    temporary.write_text(json.dumps(config, indent=1))
     temporary.rename(folder / "config.json")
 
 
-def _system_binds(root: Path) -> list[dict[str, Any]]:
-    """Binds the host's system folders; those that are links (a merged /usr) become the same links."""
-    binds = []
-    for path in _SYSTEM + _SETTINGS:
-        source = Path(path)
-        if source.is_symlink():
-            (root / path[1:]).symlink_to(source.readlink())
-        elif source.exists():
-            binds.append(_bind(path, path))
-    return binds
+def _links() -> dict[str, str]:
+    """Of the host's system folders, those that are links (a merged /usr), which are the same links inside."""
+    return {str(path): str(path.readlink()) for path in _HOSTS if path.is_symlink()}
+
+
+def _system_binds() -> list[dict[str, Any]]:
+    return [_bind(str(path), str(path)) for path in _HOSTS if path.exists() and not path.is_symlink()]
 
 
 def _environment_binds(environment: Environment) -> list[dict[str, Any]]:
@@ -95,7 +91,19 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
         "cpus": {"period": _CPU_PERIOD, "quota": round(limits.cpus * _CPU_PERIOD)},
         "pids": {"limit": tasks},
     }
-    return {"cpu" if name == "cpus" else name: group for name, group in groups.items() if name not in spec.unheld}
+    held = {"cpu" if name == "cpus" else name: group for name, group in groups.items() if name not in spec.unheld}
+    if (dmem := _device_memory(spec)) is not None:
+        held["unified"] = {"dmem.max": dmem}
+    return held
+
+
+def _device_memory(spec: ContainerSpec) -> str | None:
+    """For `dmem.max`, where this kernel counts the memory of the lent devices (cgroup v2 with the dmem controller)."""
+    try:
+        capacity = _DMEM.read_text()
+    except OSError:
+        return None
+    return dmem_limit(spec.gpus, spec.limits.gpu_memory, capacity) if spec.gpus else None
 
 
 def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
         "process": {
             "terminal": False,
             "user": {"uid": 0, "gid": 0, "umask": 0o022},
-            "args": pid1(PYTHON),
+            "args": pid1(PYTHON, emptied=spec.isolation == "gvisor"),  # whose runtime adds variables, and shows them
             "env": [],
             "cwd": "/",
             "capabilities": {"bounding": kept, "effective": kept, "permitted": kept},
@@ -117,7 +125,7 @@ def _config(spec: ContainerSpec, binds: list[dict[str, Any]]) -> dict[str, Any]:
             ],
             "noNewPrivileges": True,
         },
-        "root": {"path": "rootfs", "readonly": True},
+        "root": {"readonly": True},
         "hostname": "sandbox",
         "annotations": spec.owner.labels(),
         "mounts": [

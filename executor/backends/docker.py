@@ -6,9 +6,11 @@ The attach stream is the log: nothing that the experiment prints is written by t
 import contextlib
 import hashlib
 import json
+import os
+import select
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker
@@ -20,19 +22,25 @@ from executor.backends.base import (
     GVISOR_FILES,
     GVISOR_TASKS,
     KEPT_CAPABILITIES,
+    Container,
     ContainerSpec,
     Found,
+    Passed,
     Progress,
     pid1,
 )
 from executor.backends.seccomp import seccomp_profile
+from executor.channel import Connection
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
+from executor.gpus.devices import Machine
+from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_version
 from executor.observe import Cgroup
 from executor.ownership import PREFIX, Owner
 from policies.decision import Capabilities
 from policies.model import Isolation, Limits
 from policies.state import cache_dir
+from sandbox_images.lock import Flavour
 
 _API_TIMEOUT = 60
 _NAME = "labsandbox-"
@@ -45,6 +53,8 @@ def engine_client(timeout: int = _API_TIMEOUT) -> docker.DockerClient:
     """A client of the engine that DOCKER_HOST names, or the local one. Raises SandboxUnavailable if none answers."""
     try:
         client = docker.from_env(timeout=timeout)
+        # On a local socket no proxy and no .netrc applies, and looking for them costs as much as a short request.
+        client.api.trust_env = not client.api.base_url.startswith("http+docker://localhost")
         client.ping()
         return client
     except _ENGINE_ERRORS as error:
@@ -56,8 +66,9 @@ class DockerBackend:
 
     name = "docker"
 
-    def __init__(self, image: str, runtime: str | None = None) -> None:
+    def __init__(self, image: str, runtime: str | None = None, flavour: Flavour = "cpu") -> None:
         self._image = image
+        self.flavour: Flavour = flavour
         self._undestroyed: set[str] = set()
         self._client = engine_client()
         self._info: dict[str, Any] = self._client.info()
@@ -86,15 +97,35 @@ class DockerBackend:
             missing["files"] = GVISOR_FILES
         elif self._podman:
             missing["files"] = "Podman's API takes no inode limit for a tmpfs"
-        enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
+        enforces = frozenset({*Limits.model_fields, "network"} - missing.keys())
         return Capabilities(
             backend=self.name,
             runtime=self.runtime,
             enforces=enforces,
             missing=missing,
             isolation=self._isolation,
-            gpus_why="passing GPUs to Docker containers is not supported yet",
         )
+
+    def recipe(self) -> dict[str, str | None]:
+        return {"backend": self.name, "runtime": self.runtime, "image": self._image, "flavour": self.flavour}
+
+    def gpu_problem(self, machine: Machine) -> str | None:
+        """The devices that the driver of this machine shows must be the engine's, so it must be here as well."""
+        if self._client.api.base_url != "http+docker://localhost":
+            return "the engine is on another machine, whose GPUs are not seen from here"
+        if self._podman and not _at_least(self._info, (5, 4)):
+            return "Podman's API passes GPUs on from version 5.4 on"
+        if self._isolation == "gvisor":
+            runtime = (self._info.get("Runtimes") or {}).get(self.runtime) or {}
+            if not any(str(word).startswith("--nvproxy") for word in runtime.get("runtimeArgs") or []):
+                return f"the engine's runtime {self.runtime} is not set to pass GPUs on (--nvproxy in its runtimeArgs)"
+            if (problem := nvproxy_problem(machine.driver, str(runtime.get("path") or "runsc"))) is not None:
+                return problem
+        try:
+            asking(machine.usable, self._info, toolkit_version())
+        except SandboxUnavailable as error:
+            return str(error)
+        return None
 
     def runtimes(self) -> list[str]:
         """The engine's OCI runtimes by name, those aside that it knows by the name of a containerd shim."""
@@ -106,27 +137,30 @@ class DockerBackend:
 
     def has_image(self) -> bool:
         """Whether the engine holds the image already."""
+        return self._digest() is not None
+
+    def _digest(self) -> str | None:
         try:
-            self._client.images.get(self._image)
-            return True
+            return str(self._client.images.get(self._image).id)
         except docker.errors.ImageNotFound:
-            return False
+            return None
         except _ENGINE_ERRORS as error:
             raise SandboxUnavailable(f"the Docker engine: {one_line(error)}") from None
 
     def prepare(self, progress: Progress) -> ImageRef:
         """Finds the image; it is never pulled unasked."""
-        if not self.has_image():
+        digest = self._digest()
+        if digest is None:
             raise SandboxUnavailable(
-                f"the engine has no image {self._image} (labsandbox images build cpu makes the standard one)"
+                f"the engine has no image {self._image} (labsandbox images build {self.flavour} makes the standard one)"
             )
-        image = self._client.images.get(self._image)
-        return ImageRef(reference=self._image, digest=str(image.id))
+        return ImageRef(reference=self._image, digest=digest)
 
     def create(self, spec: ContainerSpec) -> "DockerContainer":
         self._destroy_again()
         limits = spec.limits
         api = self._client.api
+        asked = asking(spec.gpus, self._info, toolkit_version()) if spec.gpus else None
         host_config = api.create_host_config(
             network_mode="none",
             **_control_group(spec),
@@ -139,24 +173,35 @@ class DockerBackend:
             ulimits=self._ulimits(limits),
             log_config=docker.types.LogConfig(type="none"),
             runtime=self.runtime,
+            device_requests=[docker.types.DeviceRequest(**asked.request)] if asked else None,
         )
         try:
             made = api.create_container(
                 image=spec.image.digest,
-                entrypoint=pid1("python3"),
+                entrypoint=pid1("python3", emptied=True),
                 command=[],
                 user="0:0",
                 hostname="sandbox",
                 working_dir="/",
                 stdin_open=True,
                 stop_timeout=1,  # an engine that is stopped shall not wait for code that does not listen
+                # Where NVIDIA's runtime is the engine's own, an image's variables would get it every device.
+                environment={} if asked and asked.by_variable else {"NVIDIA_VISIBLE_DEVICES": "void"},
                 labels=spec.owner.labels(),
                 name=f"{_NAME}{spec.execution_id}",
                 host_config=host_config,
             )
         except _ENGINE_ERRORS as error:
             raise InfrastructureError(f"the engine could not create the container: {one_line(error)}") from None
-        return DockerContainer(self._client, made["Id"], self._undestroyed)
+        return DockerContainer(self._client, made["Id"], self._undestroyed, _passed(asked))
+
+    def adopt(
+        self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
+    ) -> tuple[Container, Connection]:
+        (attached,) = descriptors
+        # The engine's labels cannot be changed: to others, its owner stays who made it.
+        connection = AttachedConnection(socket.socket(fileno=attached))
+        return DockerContainer(self._client, container_id, self._undestroyed), connection
 
     def found(self) -> list[Found]:
         try:
@@ -226,13 +271,27 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
     return {key: value for name, group in groups.items() if name not in spec.unheld for key, value in group.items()}
 
 
+def _passed(asked: Asking | None) -> Passed | None:
+    return None if asked is None else Passed(asked.way, {}, asked.nodes)
+
+
+def _at_least(info: Mapping[str, Any], wanted: tuple[int, int]) -> bool:
+    numbers = [int(word) for word in str(info.get("ServerVersion")).split(".")[:2] if word.isdigit()]
+    return tuple(numbers) >= wanted
+
+
 class DockerContainer:
     """One container of the engine."""
 
-    def __init__(self, client: docker.DockerClient, container_id: str, undestroyed: set[str]) -> None:
+    def __init__(
+        self, client: docker.DockerClient, container_id: str, undestroyed: set[str], passed: Passed | None = None
+    ) -> None:
         self.id = container_id
+        self.passed = passed or Passed()
         self._api = client.api
         self._undestroyed = undestroyed
+        self._seen: int | None = None
+        self._group: Cgroup | None = None
 
     def start(self) -> "AttachedConnection":
         try:
@@ -245,11 +304,16 @@ class DockerContainer:
         return connection
 
     def pid(self) -> int | None:
-        return self._inspect().get("State", {}).get("Pid") or None
+        pid = self._inspect().get("State", {}).get("Pid") or None
+        self._seen = self._seen or pid
+        return pid
 
     def group(self) -> Cgroup | None:
-        pid = self.pid()
-        return None if pid is None else Cgroup.of(pid, self.id)
+        # Asked for again and again, and always the same: a container is started once.
+        pid = self._seen or self.pid()
+        if self._group is None and pid is not None:
+            self._group = Cgroup.of(pid, self.id)
+        return self._group
 
     def recorded(self) -> Mapping[str, float]:
         host = self._inspect().get("HostConfig", {})
@@ -301,6 +365,9 @@ class AttachedConnection:
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
+    def wait(self, seconds: float) -> bool:
+        return bool(select.select([self._socket], [], [], max(0.0, seconds))[0])
+
     def receive(self) -> tuple[str, bytes]:
         while self._left == 0:
             head = self._exactly(_FRAME.size)
@@ -311,6 +378,12 @@ class AttachedConnection:
         data = self._socket.recv(min(self._left, 65536))
         self._left -= len(data)
         return (self._stream, data) if data else ("stdout", b"")
+
+    def descriptors(self) -> list[int]:
+        return [self._socket.fileno()]
+
+    def release(self) -> None:
+        os.close(self._socket.detach())
 
     def _exactly(self, count: int) -> bytes | None:
         data = b""

@@ -6,25 +6,32 @@ The container is started detached, so that its control group outlives PID 1 unti
 import contextlib
 import json
 import os
+import select
 import selectors
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from executor.backends.base import GVISOR_FILES, ContainerSpec, Found, Progress
+from executor.backends.base import GVISOR_FILES, Container, ContainerSpec, Found, Passed, Progress
 from executor.backends.bundle import write_bundle
+from executor.channel import Connection
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
+from executor.gpus.cdi import SPEC_FOLDERS, Edits, read_devices
+from executor.gpus.devices import Machine
+from executor.gpus.driver import LIBRARIES, edits_for, numbers
+from executor.gpus.engine import nvproxy_problem
 from executor.observe import Cgroup, controllers, unified
 from executor.ownership import Owner, alive, pid_namespace, start_ticks
 from policies.decision import Capabilities
 from policies.model import Limits
-from sandbox_images.environment import Environment, environment
+from sandbox_images.environment import Environment, environment, users_environment
+from sandbox_images.lock import Flavour
 from sandbox_images.wheels import BuildError
 
 # Global options of each runtime that this backend knows. runsc is left to its best platform: systrap, or ptrace.
@@ -39,14 +46,28 @@ class OciBackend:
 
     name = "oci"
 
-    def __init__(self, state: Path, cache: Path, runtime: str = "runc") -> None:
+    def __init__(
+        self,
+        state: Path,
+        cache: Path,
+        runtime: str = "runc",
+        flavour: Flavour = "cpu",
+        image: Path | None = None,
+        cdi: Sequence[Path] = SPEC_FOLDERS,
+    ) -> None:
+        """image: an environment to use instead of the flavour's own. cdi: the folders of the CDI spec files that
+        describe this machine's devices."""
         if runtime not in RUNTIMES:
             known = ", ".join(RUNTIMES)
             raise SandboxUnavailable(f"the oci backend does not know the runtime {runtime!r} (it knows {known})")
         self.runtime = runtime
         self._cache = cache
+        self._cdi = cdi
+        self._image = image
+        self.flavour: Flavour = flavour
         self._bundles = state / "oci" / "bundles" / runtime
         self._root = state / "oci" / runtime
+        self._roots = state / "oci" / "roots"
         self._command = [runtime, "--root", str(self._root), *RUNTIMES[runtime]]
         self._environment: Environment | None = None
 
@@ -66,38 +87,72 @@ class OciBackend:
         }
         if self.runtime == "runsc":
             missing["files"] = GVISOR_FILES
-        enforces = frozenset({*Limits.model_fields, "network"} - {"gpus"} - missing.keys())
+        enforces = frozenset({*Limits.model_fields, "network"} - missing.keys())
         return Capabilities(
             backend=self.name,
             runtime=self.runtime,
             enforces=enforces,
             missing=missing,
             isolation="gvisor" if self.runtime == "runsc" else "kernel",
-            gpus_why="the oci backend does not pass GPUs through",
         )
+
+    def recipe(self) -> dict[str, str | None]:
+        return {
+            "backend": self.name,
+            "runtime": self.runtime,
+            "image": str(self._image) if self._image else None,
+            "flavour": self.flavour,
+        }
+
+    def gpu_problem(self, machine: Machine) -> str | None:
+        return nvproxy_problem(machine.driver) if self.runtime == "runsc" else None
 
     def prepare(self, progress: Progress) -> ImageRef:
         """Builds the environment if it is not in the cache."""
         try:
-            self._environment = environment(self._cache, progress)
+            if self._image is not None:
+                self._environment = users_environment(self._image)
+            else:
+                self._environment = environment(self._cache, progress, self.flavour)
         except (BuildError, OSError) as error:
             raise SandboxUnavailable(f"the sandbox's environment: {error}") from None
-        return ImageRef(reference="environment:cpu", digest=self._environment.digest)
+        reference = f"environment:{self._image or self.flavour}"
+        return ImageRef(reference=reference, digest=self._environment.digest)
 
     def create(self, spec: ContainerSpec) -> "OciContainer":
         if self._environment is None:
             raise RuntimeError("prepare comes before create")
+        edits, passed = _gpu_edits(spec, self._cdi)
         # Made under a name that says who makes it: whoever dies in the middle is told from one who is still at it.
         unfinished = _private(self._bundles, spec.execution_id)
         try:
             self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
             unfinished.mkdir(mode=0o700)
-            write_bundle(unfinished, spec, self._environment)
+            write_bundle(unfinished, spec, self._environment, self._roots, edits)
             unfinished.rename(self._bundles / spec.execution_id)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise InfrastructureError(f"cannot write the container's bundle: {error}") from None
-        return self._container(spec.execution_id)
+        return self._container(spec.execution_id, passed)
+
+    def adopt(
+        self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
+    ) -> tuple[Container, Connection]:
+        sent, stdout, stderr = (
+            os.fdopen(one, mode, 0) for one, mode in zip(descriptors, ("wb", "rb", "rb"), strict=True)
+        )
+        config = self._bundles / name / "config.json"
+        try:
+            written = json.loads(config.read_text())
+            written["annotations"] = owner.labels()
+            part = config.with_name("config.json.new")
+            part.write_text(json.dumps(written))
+            part.rename(config)  # the runtime has read it long ago; whoever sweeps reads whose it is
+        except (OSError, ValueError) as error:
+            for pipe in (sent, stdout, stderr):
+                pipe.close()
+            raise InfrastructureError(f"a container that waited is gone: {error}") from None
+        return self._container(name), PipeConnection(sent, stdout, stderr)
 
     def found(self) -> list[Found]:
         every = []
@@ -119,15 +174,25 @@ class OciBackend:
                 removed.append(folder.name)
         return removed
 
-    def _container(self, name: str) -> "OciContainer":
-        return OciContainer(name, self._bundles / name, self._command, self._root)
+    def _container(self, name: str, passed: Passed = Passed()) -> "OciContainer":  # noqa: B008  (frozen)
+        command = [*self._command, "--nvproxy"] if passed.way and self.runtime == "runsc" else self._command
+        return OciContainer(name, self._bundles / name, command, self._root, passed)
+
+
+def _gpu_edits(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[list[Edits], Passed]:
+    """What the lent devices need in the container."""
+    if not spec.gpus:
+        return [], Passed()
+    edits, way = edits_for(spec.gpus, spec.driver, read_devices(folders))
+    return edits, Passed(way, {"LD_LIBRARY_PATH": LIBRARIES}, numbers(edits))
 
 
 class OciContainer:
     """One bundle and the container made from it."""
 
-    def __init__(self, name: str, folder: Path, command: list[str], root: Path) -> None:
+    def __init__(self, name: str, folder: Path, command: list[str], root: Path, passed: Passed) -> None:
         self.id = name
+        self.passed = passed
         self._folder = folder
         self._command = command
         self._root = root
@@ -146,12 +211,11 @@ class OciContainer:
             umask=0o022,  # the runtime makes mount points, which the experiment's user must be able to pass
             start_new_session=True,  # Ctrl-C is for labsandbox, which stops the container itself
         )
-        connection = PipeConnection(process)
-        try:
-            status = process.wait(_COMMAND_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        assert process.stdin and process.stdout and process.stderr
+        connection = PipeConnection(process.stdin, process.stdout, process.stderr)
+        if not _ended(process):
             process.kill()
-            status = process.wait()
+        status = process.wait()
         if status != 0:
             connection.close()
             raise InfrastructureError(f"the runtime could not start the container: {_last_line(log)}")
@@ -175,14 +239,21 @@ class OciContainer:
         return group is not None and group.oom_kills() > 0
 
     def kill(self) -> None:
-        self._run("kill", self.id, "KILL")
+        process = subprocess.Popen(
+            [*self._command, "kill", self.id, "KILL"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if not _ended(process):
+            process.kill()
+        process.wait()
 
     def destroy(self) -> None:
         if (self._folder / "config.json").exists():
-            # runsc takes more than a second for what ending its control group does at once.
-            if self._command[0] != "runsc" or self.group() is None:
-                self._run("delete", "--force", self.id)
-            # Also for a runtime that was killed in the middle and cannot find its own half-made container.
+            # What the runtime's own delete would do, without its start-up; and it also serves for a runtime that was
+            # killed in the middle and would not find its own half-made container.
             if (group := self.group()) is not None:
                 group.remove()
             if self.group() is not None:
@@ -195,25 +266,13 @@ class OciContainer:
             self._folder.rename(leaving)
         shutil.rmtree(leaving, ignore_errors=True)
 
-    def _run(self, *arguments: str) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                [*self._command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=_COMMAND_TIMEOUT,
-                start_new_session=True,
-            )
-
 
 class PipeConnection:
     """PID 1's standard streams as pipes."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stdin and process.stdout and process.stderr
-        self._input: IO[bytes] = process.stdin
-        self._outputs = {"stdout": process.stdout, "stderr": process.stderr}
+    def __init__(self, sent: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+        self._input = sent
+        self._outputs = {"stdout": stdout, "stderr": stderr}
         self._selector = selectors.DefaultSelector()
         for name, pipe in self._outputs.items():
             self._selector.register(pipe, selectors.EVENT_READ, name)
@@ -223,18 +282,48 @@ class PipeConnection:
         while view:
             view = view[self._input.write(view) or 0 :]
 
+    def wait(self, seconds: float) -> bool:
+        return bool(self._selector.select(max(0.0, seconds)))
+
     def receive(self) -> tuple[str, bytes]:
         while True:
             for key, _ in self._selector.select():
                 data = os.read(key.fd, 65536)
+                if not data and key.data == "stdout":
+                    self._finished()
                 if data or key.data == "stdout":
                     return key.data, data
                 self._selector.unregister(key.fileobj)
+
+    def _finished(self) -> None:
+        """PID 1 is gone, and nobody reads any more."""
+        self._selector.close()
+        for pipe in self._outputs.values():
+            pipe.close()
+
+    def descriptors(self) -> list[int]:
+        return [pipe.fileno() for pipe in (self._input, *self._outputs.values())]
+
+    def release(self) -> None:
+        self._selector.close()
+        for pipe in (self._input, *self._outputs.values()):
+            pipe.close()
 
     def close(self) -> None:
         """Closing our end of its input is what tells PID 1 to end; its output is closed by its death."""
         with contextlib.suppress(OSError):
             self._input.close()
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> bool:
+    """Waits for the process, not longer than a command may take; `Popen.wait` with a timeout looks now and then only."""
+    file = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(file, select.POLLIN)
+        return bool(poll.poll(1000 * _COMMAND_TIMEOUT))
+    finally:
+        os.close(file)
 
 
 def _owner(folder: Path) -> Owner | None:

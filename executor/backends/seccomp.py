@@ -8,7 +8,6 @@ native architecture is listed, so 32-bit system calls end the process.
 
 import json
 import platform
-from functools import cache
 from typing import Any
 
 from executor.errors import SandboxUnavailable
@@ -17,9 +16,11 @@ from sandbox_images.lock import HERE
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
-@cache
 def seccomp_profile() -> dict[str, Any]:
-    """The profile for this machine's architecture. Raises SandboxUnavailable on one that it was not made for."""
+    """The profile for this machine's architecture, a new one for every container: whoever is given it may change it.
+
+    Raises SandboxUnavailable on an architecture that it was not made for.
+    """
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise SandboxUnavailable(f"there is no system call profile for the architecture {machine}")

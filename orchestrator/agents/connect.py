@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from orchestrator.agents.choice import AgentsChoice, EngineName
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused
 from orchestrator.agents.keys import SigningKey
@@ -18,10 +19,6 @@ from policies.state import write_secret
 
 if TYPE_CHECKING:
     from orchestrator.local_agents.engine import Engine
-
-EngineName = Literal["playbook", "llm"]
-AgentsChoice = Literal["auto", "lumenbridge", "local", "playbook", "llm"]
-"""`local` is `llm` where a model is set, otherwise `playbook`; `auto` is `lumenbridge` where its address is set."""
 
 
 @dataclass(frozen=True)

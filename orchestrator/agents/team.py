@@ -20,8 +20,13 @@ Experiments are one Python file, run in a container without a network under a wa
 scikit-learn and matplotlib are installed; nothing can be downloaded, so data sets and weights from the internet are not
 available. The library `lab` is: lab.text() gives English prose, lab.digits() gives 1797 handwritten digits as
 (images, labels), lab.log(step=..., loss=...) records metrics, lab.time_left() gives seconds, and
-lab.compare(train, arms, seeds, tune=None, primary="val_loss", lower_is_better=True) calls train(arm, seed, **tuned)
-for every arm under every seed, seeded alike, and records each run; train returns a dict with the primary metric.
+lab.compare(train, arms, seeds, tune=None, primary="test_loss", select="val_loss", lower_is_better=True, unit=None) calls
+train(arm, seed, **tuned) for every arm under every seed, seeded alike, and records each run; train returns a dict with the
+primary metric and the one that tuning selects by; unit="nats" where the primary is a mean cross-entropy. A study that does
+not fit into one container goes on in further ones: lab.keep(name, value) keeps sizes that were fitted to measured time,
+and lab.fit_steps(seconds_per_step, trainings) does so by itself.
+lab.device() is the torch.device to use: a GPU where one was given. lab.launch(fn, *args) runs a top-level function in one
+process for each GPU, inside torch.distributed, and returns what it returns in rank 0.
 The verdict is computed from what lab.compare recorded. Files left in /workspace/out come back."""
 
 

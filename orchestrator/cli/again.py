@@ -12,12 +12,14 @@ from executor.experiment import Sink
 from orchestrator.cli import options
 from orchestrator.cli.show import show_execution
 from orchestrator.cli.status import exit_status
-from orchestrator.cli.terminal import LogPrinter, console, note, one_line, print_json
+from orchestrator.cli.terminal import console, note, one_line, print_json
+from orchestrator.cli.watching import LogPrinter
 from orchestrator.lab_setup import Lab, open_lab
 from orchestrator.replay import read_recorded
 from orchestrator.replay import replay as replay_summary
 from orchestrator.rerun import RERUN, recorded
 from orchestrator.rerun import rerun as rerun_recorded
+from policies.decision import GPU_WAIT
 from results.store import RunFolder, Store
 
 
@@ -63,6 +65,8 @@ def replay(
     backend: options.Backend = "auto",
     runtime: options.Runtime = None,
     image: options.Image = None,
+    gpus: options.Gpus = None,
+    gpu_wait: options.GpuWait = GPU_WAIT,
     wall: options.Wall = None,
     memory: options.Memory = None,
     results: options.Results = Path("results"),
@@ -70,7 +74,7 @@ def replay(
     as_json: options.Json = False,
 ) -> None:
     """Run a recorded sprint's code in the sandbox, and say whose fault it is if it fails."""
-    chosen = options.lab_options(policy, backend, runtime, image, wall=wall, memory=memory)
+    chosen = options.lab_options(policy, backend, runtime, image, gpu_wait, gpus=gpus, wall=wall, memory=memory)
 
     def opened() -> Lab:
         lab = open_lab(chosen, note)

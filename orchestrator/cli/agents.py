@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from orchestrator.agents.choice import EngineName
 from orchestrator.agents.connect import (
-    EngineName,
     connect,
     local_agents_path,
     open_engine,

@@ -1,20 +1,23 @@
 """`labsandbox exec FILE`: one experiment, no agents."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from executor.experiment import Experiment
+from executor.experiment import Config, Experiment
 from executor.imports import MAX_SOURCE, check_source, needed_imports
 from orchestrator.cli import options
 from orchestrator.cli.show import show_execution
 from orchestrator.cli.status import exit_status
-from orchestrator.cli.terminal import LogPrinter, note, print_json
+from orchestrator.cli.terminal import note, print_json
+from orchestrator.cli.watching import LogPrinter
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import open_lab
 from orchestrator.single import run_single
+from policies.decision import GPU_WAIT
 from sandbox_images.lock import unmet
 
 
@@ -28,6 +31,8 @@ def execute(
     runtime: options.Runtime = None,
     image: options.Image = None,
     gpus: options.Gpus = None,
+    gpu_memory: options.GpuMemory = None,
+    gpu_wait: options.GpuWait = GPU_WAIT,
     wall: options.Wall = None,
     cpus: options.Cpus = None,
     memory: options.Memory = None,
@@ -35,6 +40,12 @@ def execute(
     workspace: options.Workspace = None,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
+    params: Annotated[
+        str | None, typer.Option("--params", metavar="JSON", help="What lab.params gives it.", show_default=False)
+    ] = None,
+    tracker: options.TrackTo = None,
+    out: options.TrackerOut = None,
+    online: options.Online = False,
     as_json: options.Json = False,
 ) -> None:
     """Run one Python file in the sandbox."""
@@ -44,18 +55,27 @@ def execute(
         where = f"{file}, line {report.line}" if report.line else file
         raise UsageProblem(f"{where}: {report.error}")
     experiment = Experiment(
-        code=code, seed=seed, requirements=read_requirements(requirements), imports=needed_imports(report)
+        code=code,
+        seed=seed,
+        requirements=read_requirements(requirements),
+        imports=needed_imports(report),
+        params=read_params(params),
     )
     chosen = options.lab_options(
-        policy, backend, runtime, image,
-        gpus=gpus, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
+        policy, backend, runtime, image, gpu_wait,
+        gpus=gpus, gpu_memory=gpu_memory, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
     )  # fmt: skip
+    tracking = options.tracking(tracker, out, online, results)
     lab = open_lab(chosen, note)
     note(lab.why)
-    out = sys.stderr if as_json else sys.stdout
-    execution, folder = run_single(lab, experiment, report.imports, results, lambda to: LogPrinter(to, out, sys.stderr))
+    log = sys.stderr if as_json else sys.stdout
+    watch = lambda to: LogPrinter(to, log, sys.stderr)  # noqa: E731
+    execution, folder = run_single(lab, experiment, report.imports, results, watch, tracking, note)
     if as_json:
-        print_json(execution.as_json())
+        from results.extract import last_values
+        from results.series import read_series
+
+        print_json({**execution.as_json(), "extracted": last_values(read_series(folder))})
     else:
         show_execution(execution, folder)
     raise typer.Exit(exit_status(execution.outcome))
@@ -74,6 +94,14 @@ def read_code(name: str) -> str:
         raise UsageProblem(f"cannot read {name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageProblem(f"{name} is not UTF-8 text") from None
+
+
+def read_params(text: str | None) -> Config:
+    """Hyperparameters by name. Raises UsageProblem."""
+    try:
+        return Experiment(code="", params=json.loads(text)).params if text is not None else {}
+    except (ValueError, RecursionError):
+        raise UsageProblem('--params is a JSON object of numbers, words and switches, such as {"lr": 0.1}') from None
 
 
 def read_requirements(path: Path | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from executor.errors import SandboxUnavailable
 from orchestrator.cli import options
 from orchestrator.cli.show import format_mib
 from orchestrator.cli.terminal import console, note, print_json
+from orchestrator.gpu_check import verify_gpu_image
 from policies.state import cache_dir
 from sandbox_images.environment import built_environments, environment
 from sandbox_images.images import DEFAULT_BASE, build_image, sandbox_images
@@ -21,20 +22,22 @@ _BUILD_TIMEOUT = 1800  # seconds without a word from the engine
 @app.command("build")
 def build(
     flavour: Annotated[
-        Literal["cpu", "gpu", "environment"],
+        Literal["cpu", "gpu", "environment", "gpu-environment"],
         typer.Argument(help="An image for an engine, or the environment that the oci backend uses."),
     ] = "cpu",
     base: Annotated[str, typer.Option("--base", help="Base image, or bootstrap: one made here.")] = DEFAULT_BASE,
     as_json: options.Json = False,
 ) -> None:
     """Build an image from locked wheels, without a network."""
-    if flavour == "environment":
-        made = environment(cache_dir(), note)
+    if flavour in ("environment", "gpu-environment"):
+        made = environment(cache_dir(), note, "gpu" if flavour == "gpu-environment" else "cpu")
         reference, digest = str(made.path), made.digest
     else:
         client = engine_client(timeout=_BUILD_TIMEOUT)
         reference = build_image(client, flavour, base, cache_dir(), note)
         digest = str(client.images.get(reference).id)
+        if flavour == "gpu":
+            note(verify_gpu_image())
     if as_json:
         print_json({"reference": reference, "digest": digest})
     else:

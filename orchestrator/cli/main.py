@@ -1,50 +1,110 @@
-"""The `labsandbox` command: one app, and the one place where an error becomes a line and an exit status."""
+"""The `labsandbox` command: one app, whose commands are loaded when they are called."""
 
-import errno
+import gc
 import os
 import signal
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from executor.errors import ExecutorError, RequestDenied
-from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
-from orchestrator.cli import again, agents, audit, doctor, execute, images, policy, run, sprints, upkeep
-from orchestrator.cli.status import DENIED, INFRASTRUCTURE, INTERRUPTED, USAGE
+from orchestrator.cli.status import INTERRUPTED
 from orchestrator.cli.terminal import console, note, tolerate_any_encoding
-from orchestrator.errors import UsageProblem
-from policies.audit import AuditError
-from policies.model import PolicyError
-from results.store import StoreError
-from sandbox_images.wheels import BuildError
+
+# Where each command is, and what `--help` says of it: the first sentence of its own help. Loading them all for that would
+# take a second.
+COMMANDS = {
+    "run": ("run:run", "Let the team plan, write, run, repair and judge an experiment for each goal."),
+    "resume": ("run:resume", "Carry on with a sprint that broke off, at the first step that did not end."),
+    "sweep": (
+        "sweep:sweep",
+        "Search for an experiment's best parameters, each trial in its own container.",
+    ),
+    "rerun": (
+        "again:rerun",
+        "Repeat a sprint's experiment: same code, image and packages; and say what came out differently.",
+    ),
+    "replay": ("again:replay", "Run a recorded sprint's code in the sandbox, and say whose fault it is if it fails."),
+    "next": (
+        "sprints:next_goals",
+        "What the sprints' validators would try next; `labsandbox run --next SPRINT` takes one up.",
+    ),
+    "report": ("sprints:report", "Write a sprint's report anew: report.html, report.md and figures, from its records."),
+    "exec": ("execute:execute", "Run one Python file in the sandbox."),
+    "export": (
+        "export:export",
+        "Write a run's results for another tool. Nothing leaves this machine unless --online says so.",
+    ),
+    "doctor": ("doctor:doctor", "Say what this machine can enforce, and what to do about the rest."),
+    "gpus": ("gpus:gpus", "Show this machine's GPUs: what is on them, whose it is, and the queue."),
+    "ui": ("ui:ui", "Show sprints, audit log and GPUs in a browser; start and stop sprints."),
+    "serve": (
+        "serve:serve",
+        "Keep containers warm for this user's commands: a run takes one that waits, and starts at once.",
+    ),
+    "ps": ("upkeep:ps", "List labsandbox's containers on this machine."),
+    "kill": ("upkeep:kill", "End a container now; its run is recorded as ended from outside."),
+    "gc": (
+        "upkeep:gc",
+        "Remove what crashed runs left: containers, unfinished files and downloads, packages unused for a month.",
+    ),
+    "sprints": ("sprints:app", "Sprints: goals, verdicts and where their results are."),
+    "memory": ("memory:app", "What earlier sprints found: goals, findings with effect sizes, dead ends."),
+    "policy": ("policy:app", "Policies: what an experiment may use."),
+    "audit": ("audit:app", "The audit log of every policy decision, start, limit and end."),
+    "images": ("images:app", "The sandbox's images, and the environment of the oci backend."),
+    "agents": ("agents:app", "The team of agents, its keys, and a server of your own."),
+}
+
+
+class _Commands(TyperGroup):
+    """The commands by name; only the one that is called is loaded."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """What `--help` needs of it."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1], short_help=COMMANDS[cmd_name][1])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        found = load(str(name)) if command else None
+        gc.freeze()
+        gc.enable()
+        return name, found, rest
+
+
+def load(name: str) -> Any:
+    """A command with its options."""
+    module, what = COMMANDS[name][0].split(":")
+    found = getattr(import_module(f"orchestrator.cli.{module}"), what)
+    home = typer.Typer(add_completion=False)
+    if isinstance(found, typer.Typer):
+        home.add_typer(found, name=name)
+        return typer.main.get_group(home).commands[name]
+    home.command(name)(found)
+    return typer.main.get_command(home)
+
 
 app = typer.Typer(
     name="labsandbox",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="An autonomous AI research lab whose experiments run in throwaway containers with enforced limits.",
 )
-app.command("run")(run.run)
-app.command("resume")(run.resume)
-app.command("rerun")(again.rerun)
-app.command("replay")(again.replay)
-app.command("next")(sprints.next_goals)
-app.command("exec")(execute.execute)
-app.command("doctor")(doctor.doctor)
-app.command("ps")(upkeep.ps)
-app.command("kill")(upkeep.kill)
-app.command("gc")(upkeep.gc)
-app.add_typer(sprints.app, name="sprints")
-app.add_typer(policy.app, name="policy")
-app.add_typer(audit.app, name="audit")
-app.add_typer(images.app, name="images")
-app.add_typer(agents.app, name="agents")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         console.print(f"labsandbox {version('labsandbox')}")
         raise typer.Exit
 
@@ -60,43 +120,17 @@ def options(
 
 def main() -> None:
     """Runs the command line and exits."""
+    gc.disable()  # what is loaded until a command begins stays: looking for garbage in it takes a third of the time
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # there are none, and looking for them takes 20 ms
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: clean up as after Ctrl-C
     tolerate_any_encoding()
     try:
         status = app(standalone_mode=False)
     except BaseException as error:
-        status = _status_of(error)
+        from orchestrator.cli.failures import status_of
+
+        status = status_of(error)
     else:
         if status == INTERRUPTED:  # typer makes a status of an interrupt, and says nothing
             note("interrupted")
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _status_of(error: BaseException) -> int:
-    """Tells the person, and returns the exit status. What nobody foresaw is raised again, with its trace."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        note("interrupted")
-        return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output is gone (labsandbox … | head); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    if (usage := getattr(error, "format_message", None)) is not None:  # click's errors, whichever click typer carries
-        note(f"labsandbox: {usage()}")
-        return USAGE
-    if isinstance(error, StoreError):
-        note(f"labsandbox: {error}")
-        return INFRASTRUCTURE if error.errno == errno.ENOSPC else USAGE
-    if isinstance(error, UsageProblem | PolicyError | AgentRefused):
-        note(f"labsandbox: {error}")
-        return USAGE
-    if isinstance(error, RequestDenied):
-        note(f"labsandbox: denied: {error}")
-        return DENIED
-    if isinstance(error, ExecutorError | AgentsUnavailable | AuditError | BuildError):
-        note(f"labsandbox: {error}")
-        return INFRASTRUCTURE
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        note(f"labsandbox: no space left on device ({error.filename or 'while writing results'})")
-        return INFRASTRUCTURE
-    raise error

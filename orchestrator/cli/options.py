@@ -6,20 +6,37 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from orchestrator.agents.connect import AgentsChoice
+from orchestrator.agents.choice import AgentsChoice
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import BackendChoice, LabOptions
 from policies.model import PartialLimits
+from results.export.destinations import DestinationName, check_installed, check_online
+from results.export.live import Tracking
 
 _LIMITS = "Limits, only to tighten"
+_GPUS = "GPUs"
+_TRACKER = "Other tools"
 
 PolicyName = Annotated[str, typer.Option("--policy", help="A policy's name, or a YAML file.", show_default=True)]
 Backend = Annotated[
     BackendChoice, typer.Option("--backend", help="docker: an engine; oci: no daemon; auto: says which and why.")
 ]
 Runtime = Annotated[str | None, typer.Option("--runtime", help="The OCI runtime, such as runc.", show_default=False)]
-Image = Annotated[str | None, typer.Option("--image", help="Any image with Python (docker).", show_default=False)]
-Gpus = Annotated[int | None, typer.Option("--gpus", help="Number of GPUs.", min=0, show_default=False)]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", help="Any image with Python; or a Python environment's folder (oci).", show_default=False),
+]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", help="Number of GPUs.", min=0, show_default=False, rich_help_panel=_GPUS)
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option("--gpu-memory", help="Of each GPU at least, and at most: 16GiB.", rich_help_panel=_GPUS),
+]
+GpuWait = Annotated[
+    float,
+    typer.Option("--gpu-wait", metavar="SECONDS", help="How long to queue for GPUs.", min=0, rich_help_panel=_GPUS),
+]
 Seed = Annotated[int, typer.Option("--seed", help="The base seed.", min=0, max=2**32 - 1)]
 Results = Annotated[Path, typer.Option("--results", help="Folder for results.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on standard output.")]
@@ -28,15 +45,40 @@ Agents = Annotated[
     typer.Option("--agents", help="Who answers: Lumenbridge, or a local team (a model's or the playbook)."),
 ]
 RequireSigned = Annotated[bool, typer.Option("--require-signed", help="Take no agent's answer without a signature.")]
+Recall = Annotated[bool, typer.Option("--recall/--no-recall", help="Tell the team what earlier sprints found.")]
 Wall = Annotated[str | None, typer.Option("--wall", help="Time, as 20s.", rich_help_panel=_LIMITS)]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="Cores, as 1.5.", rich_help_panel=_LIMITS)]
 Memory = Annotated[str | None, typer.Option("--memory", help="Memory, as 1GiB.", rich_help_panel=_LIMITS)]
 Pids = Annotated[int | None, typer.Option("--pids", help="Processes and threads.", rich_help_panel=_LIMITS)]
 Workspace = Annotated[str | None, typer.Option("--workspace", help="Files, as 256MiB.", rich_help_panel=_LIMITS)]
 
+TrackTo = Annotated[
+    DestinationName | None,
+    typer.Option("--tracker", help="Also tell another tool, as it goes.", show_default=False, rich_help_panel=_TRACKER),
+]
+TrackerOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for it.", show_default="RESULTS/tracking/TOOL", rich_help_panel=_TRACKER),
+]
+Online = Annotated[
+    bool,
+    typer.Option("--online", help="Use the network, with your own account (wandb, mlflow).", rich_help_panel=_TRACKER),
+]
+
+
+def tracking(to: DestinationName | None, out: Path | None, online: bool, results: Path) -> Tracking | None:
+    """Raises ExportError where the tool is not installed, UsageProblem for options without a tool."""
+    if to is None:
+        if out is not None or online:
+            raise UsageProblem("--out and --online belong to --tracker")
+        return None
+    check_installed(to)
+    check_online(to, online)
+    return Tracking(to, out or results / "tracking" / to, online)
+
 
 def lab_options(
-    policy: str, backend: BackendChoice, runtime: str | None, image: str | None, **limits: Any
+    policy: str, backend: BackendChoice, runtime: str | None, image: str | None, gpu_wait: float, **limits: Any
 ) -> LabOptions:
     """Raises UsageProblem for a limit that cannot be read."""
     try:
@@ -44,5 +86,5 @@ def lab_options(
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
-        raise UsageProblem(f"--{first['loc'][0]}: {reason}") from None
-    return LabOptions(policy, backend, runtime, image, asked)
+        raise UsageProblem(f"--{str(first['loc'][0]).replace('_', '-')}: {reason}") from None
+    return LabOptions(policy, backend, runtime, image, asked, gpu_wait)

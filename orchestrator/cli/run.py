@@ -13,10 +13,14 @@ from orchestrator.advice import advised_goal
 from orchestrator.batch import Line, run_batch
 from orchestrator.cli import options
 from orchestrator.cli.status import INFRASTRUCTURE, exit_status
-from orchestrator.cli.terminal import LogPrinter, console, harmless, note, notes, one_line, print_json
+from orchestrator.cli.terminal import console, harmless, note, notes, one_line, print_json
+from orchestrator.cli.watching import LogPrinter
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.research_team import AIResearchTeam
+from orchestrator.serving import serving
+from policies.decision import GPU_WAIT
+from results.export.live import Tracking
 from results.store import Store, StoreError
 from results.summary import ended_of, outcome_of, part, verdict_of
 
@@ -63,6 +67,8 @@ def run(
     runtime: options.Runtime = None,
     image: options.Image = None,
     gpus: options.Gpus = None,
+    gpu_memory: options.GpuMemory = None,
+    gpu_wait: options.GpuWait = GPU_WAIT,
     wall: options.Wall = None,
     cpus: options.Cpus = None,
     memory: options.Memory = None,
@@ -70,6 +76,10 @@ def run(
     workspace: options.Workspace = None,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
+    recall: options.Recall = True,
+    tracker: options.TrackTo = None,
+    out: options.TrackerOut = None,
+    online: options.Online = False,
     as_json: options.Json = False,
 ) -> None:
     """Let the team plan, write, run, repair and judge an experiment for each goal."""
@@ -83,14 +93,22 @@ def run(
     if not wanted:
         raise UsageProblem('state a goal, such as "Compare AdamW vs. Lion on a small transformer"')
     chosen = options.lab_options(
-        policy, backend, runtime, image,
-        gpus=gpus, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
+        policy, backend, runtime, image, gpu_wait,
+        gpus=gpus, gpu_memory=gpu_memory, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
     )  # fmt: skip
+    tracking = options.tracking(tracker, out, online, results)
     team = _Watched(
-        agents=agents, require_signed=require_signed, options=chosen, results_dir=results, seed=seed, progress=_Shown()
+        agents=agents,
+        require_signed=require_signed,
+        options=chosen,
+        results_dir=results,
+        seed=seed,
+        recall=recall,
+        progress=_Shown(),
+        tracking=tracking,
     )
     if len(wanted) > 1:
-        raise typer.Exit(_run_several(team, wanted, parallel, results, as_json))
+        raise typer.Exit(_run_several(team, wanted, parallel, results, as_json, tracking))
     [(one, sprint_before)] = wanted
     raise typer.Exit(_show(team.run_sprint(one, sprint_before), results, as_json))
 
@@ -98,10 +116,14 @@ def run(
 def resume(
     sprint: Annotated[str, typer.Argument(help="A sprint's id, as `sprints list` shows it.")],
     results: options.Results = Path("results"),
+    tracker: options.TrackTo = None,
+    out: options.TrackerOut = None,
+    online: options.Online = False,
     as_json: options.Json = False,
 ) -> None:
     """Carry on with a sprint that broke off, at the first step that did not end."""
-    team = _Watched(results_dir=results, progress=_Shown())
+    tracking = options.tracking(tracker, out, online, results)
+    team = _Watched(results_dir=results, progress=_Shown(), tracking=tracking)
     raise typer.Exit(_show(team.resume_sprint(sprint), results, as_json))
 
 
@@ -115,6 +137,8 @@ def _show(summary: dict[str, Any], results: Path, as_json: bool) -> int:
         console.print(f"Execution: {one_line(ended_of(summary) or 'not run')}", soft_wrap=True)
         console.print(f"Verdict:   {harmless(str(verdict_of(summary)))}", soft_wrap=True)
         validation = part(summary, "validation")
+        if extracted := validation.get("extracted"):
+            console.print(f"Metrics:   {one_line(extracted, 1000)}", soft_wrap=True)
         for warning in validation["numbers"]["warnings"]:
             console.print(f"           note: {harmless(warning)}", soft_wrap=True)
         if repaired := part(summary, "self_healing").get("attempts"):
@@ -129,28 +153,55 @@ def _show(summary: dict[str, Any], results: Path, as_json: bool) -> int:
 
 
 def _run_several(
-    team: AIResearchTeam, wanted: list[tuple[str, str | None]], parallel: int, results: Path, as_json: bool
+    team: AIResearchTeam,
+    wanted: list[tuple[str, str | None]],
+    parallel: int,
+    results: Path,
+    as_json: bool,
+    tracking: Tracking | None,
 ) -> int:
     """Runs all, shows a live table and one summary at the end; the worst exit status."""
     team.preflight()
     store = Store(results)
     made = [(goal, team.prepare_sprint(goal, follows)) for goal, follows in wanted]
-    lines = [Line(goal, sprint, store.existing(sprint).path) for goal, sprint in made]
+    heed = f"{tracking.to} " if tracking else ""
+    lines = [Line(goal, sprint, store.existing(sprint).path, heed=heed) for goal, sprint in made]
     try:
-        with Live(console=notes, auto_refresh=False) as live:
-            run_batch(lines, parallel, results, lambda: live.update(_live_table(lines), refresh=notes.is_terminal))
+        with serving(), Live(console=notes, auto_refresh=False) as live:
+            run_batch(
+                lines,
+                parallel,
+                results,
+                lambda: live.update(_live_table(lines), refresh=notes.is_terminal),
+                _tracked(tracking),
+            )
     finally:
+        for line in lines:
+            for said in line.heeded:
+                note(f"{line.sprint}: {said}")
         ends = [_end(store, line) for line in lines]
         if as_json:
             print_json(ends)
         else:
             console.print(_end_table(ends))
-    return max((line.status for line in lines if line.status is not None), key=_badness, default=INFRASTRUCTURE)
+    return max((end["status"] for end in ends if end["status"] is not None), key=_badness, default=INFRASTRUCTURE)
+
+
+def _tracked(tracking: Tracking | None) -> list[str]:
+    """The options that make another process do the same."""
+    if tracking is None:
+        return []
+    return ["--tracker", tracking.to, "--out", str(tracking.out), *(["--online"] if tracking.online else [])]
 
 
 def _badness(status: int) -> int:
     """Interrupted is worse than broken, broken than denied, denied than failed."""
     return {0: 0, 1: 1, 2: 3, 3: 2}.get(status, status)
+
+
+def _status(line: Line) -> int | None:
+    """A sprint's exit status; one that was killed counts as infrastructure's failure."""
+    return INFRASTRUCTURE if line.status is not None and line.status < 0 else line.status
 
 
 def _live_table(lines: list[Line]) -> Table:
@@ -161,7 +212,7 @@ def _live_table(lines: list[Line]) -> Table:
 
 
 def _end(store: Store, line: Line) -> dict[str, Any]:
-    end = {"sprint": line.sprint, "goal": line.goal, "status": line.status, "outcome": None, "verdict": None}
+    end = {"sprint": line.sprint, "goal": line.goal, "status": _status(line), "outcome": None, "verdict": None}
     try:
         summary = store.summary(line.sprint)
     except StoreError:

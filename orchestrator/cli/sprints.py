@@ -12,7 +12,9 @@ from orchestrator.cli import options
 from orchestrator.cli.show import limits_table
 from orchestrator.cli.terminal import console, harmless, note, one_line, print_json
 from orchestrator.journal import EVENTS, peek
-from results.store import Store, StoreError
+from orchestrator.search.spec import recorded_sweep, swept
+from policies.state import audit_path
+from results.store import RunFolder, Store, StoreError
 from results.summary import Summary, ended_of, execution_of, outcome_of, part, verdict_of
 
 app = typer.Typer(no_args_is_help=True, help="Sprints: goals, verdicts and where their results are.")
@@ -20,9 +22,12 @@ app = typer.Typer(no_args_is_help=True, help="Sprints: goals, verdicts and where
 
 @app.command("list")
 def list_sprints(results: options.Results = Path("results"), as_json: options.Json = False) -> None:
-    """Every sprint in the results folder, oldest first."""
+    """Every sprint and every sweep in the results folder, oldest first."""
     store = Store(results)
-    rows = [_row(store, run) for run in store.runs()]
+    rows = [
+        _sweep_row(store, run) if run.startswith("sweep_") else _row(store, run)
+        for run in store.runs(("sprint", "sweep"))
+    ]
     if as_json:
         print_json(rows)
         return
@@ -38,8 +43,11 @@ def show_sprint(
     results: options.Results = Path("results"),
     as_json: options.Json = False,
 ) -> None:
-    """One sprint: goal, plan, execution, repairs, verdict."""
+    """One sprint: goal, plan, execution, repairs, verdict. Or one sweep: its best, and whether that was confirmed."""
     store = Store(results)
+    if sprint.startswith("sweep_"):
+        _show_sweep(store.existing(sprint), as_json)
+        return
     summary = store.summary(sprint)
     if as_json:
         print_json(summary)
@@ -52,6 +60,17 @@ def show_sprint(
     if isinstance(limits, dict) and limits:
         console.print()
         console.print(limits_table({name: limit for name, limit in limits.items() if isinstance(limit, dict)}))
+
+
+def report(
+    sprint: Annotated[str, typer.Argument(help="A sprint's id, as `sprints list` shows it.")],
+    results: options.Results = Path("results"),
+) -> None:
+    """Write a sprint's report anew: report.html, report.md and figures, from its records."""
+    from results.report.report import write_report
+
+    store = Store(results)
+    console.print(write_report(store.existing(sprint), store.summary(sprint), audit_path()), soft_wrap=True)
 
 
 def next_goals(
@@ -88,6 +107,31 @@ def _row(store: Store, run: str) -> dict[str, Any]:
     return {"id": run, "goal": summary.get("goal"), "outcome": outcome_of(summary), "verdict": verdict}
 
 
+def _sweep_row(store: Store, run: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": run, "goal": None, "outcome": None}
+    try:
+        spec = recorded_sweep(RunFolder(store.root / run))
+    except StoreError as error:
+        return {**row, "verdict": str(error)}
+    row["goal"] = spec.goal or spec.command
+    summary = swept(store.root / run)
+    if summary is None:
+        return {**row, "verdict": "not finished (labsandbox sweep --resume carries on)"}
+    return {**row, "outcome": "completed", "verdict": summary.get("verdict")}
+
+
+def _show_sweep(folder: RunFolder, as_json: bool) -> None:
+    from orchestrator.cli.sweep import show_sweep
+
+    summary = swept(folder.path)
+    if summary is None:
+        raise StoreError(f"{folder.id} has not ended: labsandbox sweep --resume {folder.id} carries on")
+    if as_json:
+        print_json(summary)
+    else:
+        show_sweep(summary, folder)
+
+
 def _paragraphs(summary: Summary) -> list[tuple[str, str]]:
     """Title and text of what the summary has."""
     validation = part(summary, "validation")
@@ -96,6 +140,7 @@ def _paragraphs(summary: Summary) -> list[tuple[str, str]]:
         ("Execution", ended_of(summary)),
         ("Repairs", _repairs(part(summary, "self_healing").get("attempts"))),
         ("Verdict", verdict_of(summary)),
+        ("Metrics", validation.get("extracted")),
         ("Validation", validation.get("analysis")),
     ]
     found += [("Error", part(summary, phase).get("error")) for phase in ("discussion", "implementation", "validation")]

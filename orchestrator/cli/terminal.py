@@ -1,15 +1,12 @@
 """Text for the terminal. What an experiment, an agent or a file name says is made harmless before it is shown."""
 
-import codecs
 import io
 import json
 import sys
 import unicodedata
-from typing import Any, Literal, TextIO
+from typing import Any
 
 from rich.console import Console
-
-from executor.experiment import MetricRecord, PlanRecord, RunRecord, Sink
 
 console = Console(highlight=False, markup=False, emoji=False)
 notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -54,29 +51,3 @@ def _shown(character: str) -> bool:
 def _visible(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-class LogPrinter:
-    """A sink that shows the log while it comes, and hands everything on to another sink."""
-
-    def __init__(self, then: Sink, out: TextIO, err: TextIO) -> None:
-        self._then = then
-        self._files: dict[str, TextIO] = {"stdout": out, "stderr": err}
-        # Bytes of one character may come in two parts, so each stream has a decoder of its own.
-        self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in self._files}
-        self.artifact = then.artifact
-
-    def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Shows and passes on."""
-        self._then.log(stream, data)
-        if (file := self._files.get(stream)) is None:
-            return
-        try:
-            file.write(harmless(self._decoders[stream].decode(data)))
-            file.flush()
-        except BrokenPipeError:
-            del self._files[stream]  # whoever watched has left; the run goes on
-
-    def record(self, record: MetricRecord | PlanRecord | RunRecord) -> None:
-        """Passes on."""
-        self._then.record(record)

@@ -14,27 +14,33 @@ from orchestrator.cli.terminal import console, print_json
 
 def ps(as_json: options.Json = False) -> None:
     """List labsandbox's containers on this machine."""
+    found = upkeep.running()
+    waiting = upkeep.waiting() if found else frozenset()
     rows = [
         {
             "execution": one.found.execution_id,
             "backend": one.backend.name,
             "running": one.found.running,
+            "waiting": one.found.execution_id in waiting,
             "uid": one.found.owner.uid,
             "pid": one.found.owner.pid,
             "abandoned": one.found.owner.abandoned(),
             "seconds_left": round(one.found.owner.deadline - time.time()),
         }
-        for one in upkeep.running()
+        for one in found
     ]
     if as_json:
         print_json(rows)
         return
+    if held := upkeep.queue():
+        console.print(held)
     if not rows:
         console.print("nothing is running")
         return
     table = Table("execution", "backend", "state", "owner", "at most")
     for row in rows:
-        state = "abandoned" if row["abandoned"] else "running" if row["running"] else "made"
+        alive = "waiting" if row["waiting"] else "running"
+        state = "abandoned" if row["abandoned"] else alive if row["running"] else "made"
         owner = f"uid {row['uid']}, pid {row['pid']}"
         table.add_row(str(row["execution"]), str(row["backend"]), state, owner, f"{row['seconds_left']} s more")
     console.print(table)

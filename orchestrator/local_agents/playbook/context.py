@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from orchestrator.local_agents.playbook.study import Arm, Harness, Study, UnknownGoal
+from orchestrator.local_agents.playbook.study import Arm, Harness, Study, UnknownGoal, optimizer_settings
 
 _ON_TRANSFORMER = re.compile(
     r"\b(transformers?|language|attention|ll?ms?|nlp|text|characters?|decoders?|perplexity|tokens?)\b", re.IGNORECASE
@@ -28,6 +28,7 @@ _FASTER = re.compile(r"\b(fast\w*|quick\w*)\b", re.IGNORECASE)
 _OTHER_MEASURE = re.compile(
     r"\b(memory|ram|loss(es)?|converge\w*|learns?|stab\w+|generali[sz]\w*|diverge\w*)\b", re.IGNORECASE
 )
+_ON_TEXT = ("gradient checkpointing", "data parallel")
 _TIMED = ("gradient checkpointing", "precision", "hidden dimension")
 """Factors that change what a step costs, at the same number of samples."""
 
@@ -45,8 +46,10 @@ def _on_model(text: str, study: Study) -> Study:
     if transformer and classifier:
         both = f"{transformer[0]!r} and {classifier[0]!r}"
         raise UnknownGoal(f"the goal names {both}; the playbook has a transformer on text and a perceptron on digits")
-    if classifier and study.factor == "gradient checkpointing":
-        raise UnknownGoal(f"the playbook cannot do what {classifier[0]!r} asks for: checkpoints are a transformer's")
+    if classifier and study.factor in _ON_TEXT:
+        raise UnknownGoal(
+            f"the playbook cannot do what {classifier[0]!r} asks for: {study.factor} is tried on a transformer"
+        )
     longest = max(int(arm.settings.get("warmup") or 0) for arm in study.arms)
     if transformer and longest > _TRANSFORMER_STEPS:
         why = f"its training has no room for {longest} steps of warm-up"
@@ -63,7 +66,7 @@ def _with_optimizer(study: Study, optimizers: list[str], rates: dict[str, list[f
         names = " and ".join(optimizers)
         raise UnknownGoal(f"the playbook cannot do what {names!r} asks for: it tests {study.factor} with AdamW")
     (name,) = optimizers
-    arms = tuple(Arm(arm.name, {**arm.settings, "optimizer": name}) for arm in study.arms)
+    arms = tuple(Arm(arm.name, {**arm.settings, **optimizer_settings(name)}) for arm in study.arms)
     return replace(study, arms=arms, tune={"lr": rates[name]} if study.tune else {})
 
 
@@ -91,8 +94,10 @@ def _seeds(count: int, what: str) -> int:
 
 
 def _measured(text: str, study: Study) -> Study:
+    if study.factor == "data parallel":
+        return study  # its reader has seen to it
     if re.search(r"\baccuracy\b", text, re.IGNORECASE) and not re.search(r"\bloss", text, re.IGNORECASE):
-        return replace(study, primary="val_accuracy", lower_is_better=False)
+        return replace(study, primary="test_accuracy", lower_is_better=False)
     slower = _SLOWER.search(text)
     timed = slower or (_FASTER.search(text) if study.factor in _TIMED else None)
     if timed is None or _OTHER_MEASURE.search(text):

@@ -5,12 +5,14 @@ import json
 import re
 
 from orchestrator.local_agents.engine import Answered, Choice, CodeAnswer
+from orchestrator.local_agents.playbook.earlier import from_earlier
 from orchestrator.local_agents.playbook.following import next_goal
 from orchestrator.local_agents.playbook.goals import read_goal
 from orchestrator.local_agents.playbook.study import Study, UnknownGoal
-from orchestrator.local_agents.playbook.writing import write_experiment
+from orchestrator.local_agents.playbook.writing import write_experiment, write_tuning
 
 _GOAL = re.compile(r"^Goal:[ \t]*(.+)$", re.MULTILINE)
+_GPUS = re.compile(r"^Limits: .*?\b(\d{1,3}) GPUs\b", re.MULTILINE)  # as the prompts of a sprint say it
 _TASK = re.compile(r"^Task:[ \t]*(\w+)$", re.MULTILINE)
 
 
@@ -33,17 +35,20 @@ class PlaybookEngine:
             case "vote":
                 return Answered("Vote: no\nThe playbook would write the same experiment again.")
             case "plan":
-                return Answered(_plan(read_goal(_goal_of(user_prompt))))
-        study = read_goal(_goal_of(user_prompt))
+                return Answered(_plan(_study_of(user_prompt)))
+        study = _study_of(user_prompt)
         return Answered(_views(study).get(agent_name, _plan(study)))
 
     def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
-        """The study's experiment."""
-        study = read_goal(_goal_of(prompt))
+        """The study's experiment; for a sweep, one training that can be tuned."""
+        task = _TASK.search(prompt)
+        if task and task[1] == "sweep":
+            return Answered(CodeAnswer(code=write_tuning(_goal_of(prompt)), explanation="One training, for a search."))
+        study = _study_of(prompt)
         answer = CodeAnswer(
             code=write_experiment(study),
             explanation=f"Compares {study.arm_names} ({study.factor}) by {study.primary}, paired over {study.seeds} seeds. "
-            f"{study.threat}",
+            f"{study.threat} {study.earlier}".strip(),
             bestPractices=[
                 "one factor varies, everything else is shared",
                 "the same seed gives every arm the same initial weights and data order",
@@ -56,8 +61,13 @@ class PlaybookEngine:
 
     def route(self, prompt: str, account: str) -> Answered[Choice]:
         """The playbook has one system agent."""
-        study = read_goal(_goal_of(prompt))
+        study = _study_of(prompt)
         return Answered(Choice("code", f"an experiment on {study.factor} is written as code", 1.0))
+
+
+def _study_of(prompt: str) -> Study:
+    gpus = _GPUS.search(prompt)
+    return from_earlier(read_goal(_goal_of(prompt), int(gpus[1]) if gpus else 0), prompt)
 
 
 def _goal_of(prompt: str) -> str:
@@ -97,6 +107,7 @@ def _plan(study: Study) -> str:
         "Decide by the paired difference: 95 % t interval and exact sign-flip test, Holm-corrected over arms; "
         "runs that fail or diverge stay in the count.",
         study.threat,
+        *([study.earlier] if study.earlier else []),
     ]
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
@@ -115,11 +126,12 @@ def _comment(prompt: str) -> str:
     found.append(_ADVICE.get(word, "") if completed else _NOT_COMPLETED)
     if completed and word in _ADVICE:
         with contextlib.suppress(UnknownGoal):  # the code may be another's, for a goal that the playbook cannot read
-            goal, why = next_goal(read_goal(_goal_of(prompt)), word)
+            goal, why = next_goal(read_goal(_goal_of(prompt), _MANY), word)  # it has run already
             found += [f"Next goal: {goal}", f"Why: {why}"]
     return "\n".join(line for line in found if line)
 
 
+_MANY = 64  # GPUs: nothing is refused for want of them
 _NOT_COMPLETED = "Nothing should be concluded from a run that did not complete."
 _ADVICE = {
     "better": "This holds for this model, this data and this length of training; the next step is to see whether it "

@@ -10,6 +10,7 @@ _OTHER_FACTOR = {
     "gradient clipping": "Compare hidden dimensions 32, 64 and 128 of a small transformer",
     "hidden dimension": "Compare fp32 and bf16 precision on a small transformer",
     "precision": "Does gradient checkpointing save memory on a small transformer?",
+    "data parallel": "Compare batch sizes 16, 64 and 256 on a small transformer",
     "gradient checkpointing": "Compare AdamW vs. Lion on a small transformer",
 }
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from orchestrator.local_agents.playbook.context import in_context
 from orchestrator.local_agents.playbook.refusals import refuse_unmet
-from orchestrator.local_agents.playbook.study import HOW_TO_CONNECT, Arm, Study, UnknownGoal
+from orchestrator.local_agents.playbook.study import HOW_TO_CONNECT, Arm, Study, UnknownGoal, optimizer_settings
 from orchestrator.local_agents.playbook.vocabulary import unknown_words
 
 KNOWN = (
     "optimizers (AdamW, Adam, Lion, SGD, RMSprop), learning-rate warm-up, gradient clipping, batch size, weight decay, "
-    "hidden dimension, gradient checkpointing, numeric precision (fp32, bf16, fp16)"
+    "hidden dimension, gradient checkpointing, numeric precision (fp32, bf16, fp16), data-parallel training"
 )
 
 MAX_ARMS = 6
@@ -46,6 +46,11 @@ _NO_NAMES = {
 _VERSUS = re.compile(r"(?<![\w.-])([^\W\d][\w-]*)\s+(?:vs\.?|versus|against|or|than)\s+([^\W\d][\w-]*)", re.IGNORECASE)
 
 _FACTORS: dict[str, re.Pattern[str]] = {
+    "data parallel": re.compile(
+        r"\bdata[\s-]*paralleli?[sz]?\w*|\bddp\b|\bdistributed\s+(data\b|training\b)|\bmulti(ple)?[\s-]*(gpus?|devices?)\b"
+        r"|\b(\d+|one|two|four|eight)\s+(gpus|devices)\b",
+        re.IGNORECASE,
+    ),
     "gradient checkpointing": re.compile(r"\b(gradient|activation)[\s-]*checkpoint", re.IGNORECASE),
     "precision": re.compile(
         r"\b(mixed|half|full|numeric(al)?|reduced)[\s-]*precision|\b(fp|float|bf|bfloat)[\s-]?(16|32)\b|\bautocast\b",
@@ -68,8 +73,11 @@ _FACTORS: dict[str, re.Pattern[str]] = {
 }  # fmt: skip
 
 
-def read_goal(goal: str) -> Study:
-    """The study that `goal` asks for. Raises UnknownGoal, with one line that says what is known."""
+def read_goal(goal: str, gpus: int = 0) -> Study:
+    """The study that `goal` asks for. Raises UnknownGoal, with one line that says what is known.
+
+    gpus: how many the experiment is given; a goal that names more, or any where none is given, cannot be met.
+    """
     text = _ADAM_W.sub("AdamW", " ".join(goal.split()))
     study = _study(text)
     # A word that is not known may be the point of the goal (a data set, a model, cookies): never a canned run.
@@ -77,7 +85,16 @@ def read_goal(goal: str) -> Study:
         words = ", ".join(repr(word[:40]) for word in strange[:5])
         raise UnknownGoal(f"the playbook does not know what {words} means here; it knows {KNOWN}; {HOW_TO_CONNECT}")
     refuse_unmet(text, study.factor)
+    _refuse_without_gpus(text, study, gpus)
     return in_context(text, study, _named_optimizers(text), _RATES_OF)
+
+
+def _refuse_without_gpus(text: str, study: Study, gpus: int) -> None:
+    wanted = max((int(arm.settings.get("devices") or 1) for arm in study.arms), default=1)
+    named = re.search(r"\b(gpus?|cuda)\b", text, re.IGNORECASE)
+    if (named and gpus < wanted) or (gpus and wanted > gpus):
+        given = f"{gpus} GPU(s) are given" if gpus else "no GPU is given"
+        raise UnknownGoal(f"the goal needs {wanted} GPU(s), and {given} (--policy gpu --gpus {wanted})")
 
 
 def _study(text: str) -> Study:
@@ -131,7 +148,7 @@ def _optimizer_study(text: str, names: list[str]) -> Study:
     return Study(
         goal=text,
         factor="optimizer",
-        arms=tuple(Arm(name, {"optimizer": name}) for name in names),
+        arms=tuple(Arm(name, optimizer_settings(name)) for name in names),
         harness="transformer",
         tune={"lr": {name: _RATES_OF[name] for name in names}},
         expectation="Adaptive methods usually lead plain SGD on transformers; Lion needs a lower learning rate than "
@@ -209,6 +226,34 @@ def _without(text: str, what: str) -> bool:
 
 
 # ---- one reader a factor ----
+
+_DEVICE_COUNTS = (1, 2, 4, 8)  # of which every batch has a multiple of samples
+_COUNT_WORDS = {"one": 1, "single": 1, "two": 2, "four": 4, "eight": 8}
+
+
+def _data_parallel(text: str) -> Study:
+    words = re.findall(
+        rf"(?<![\w.])(\d+|{'|'.join(_COUNT_WORDS)})(?![\w.]*\d)(?!\s*(?:seed|layer|head|run|rep))", text.lower()
+    )
+    counts = list(dict.fromkeys(_COUNT_WORDS.get(word) or int(word[:9]) for word in words)) or [1, 2]
+    if len(counts) == 1:
+        counts = [1, counts[0]] if counts[0] != 1 else [1, 2]
+    if odd := [count for count in counts if count not in _DEVICE_COUNTS]:
+        raise UnknownGoal(f"the playbook splits a batch over 1, 2, 4 or 8 devices, not {odd[0]}")
+    by_loss = re.search(r"\b(loss(es)?|converge\w*|learns?)\b", text, re.IGNORECASE) is not None
+    return Study(
+        goal=text,
+        factor="data parallel",
+        arms=tuple(Arm(f"{count} device{'s' if count > 1 else ''}", {"devices": count}) for count in counts),
+        harness="transformer",
+        primary="test_loss" if by_loss else "samples_per_s",
+        lower_is_better=by_loss,
+        seeds=6,
+        expectation="Every device computes its part of the batch and the gradients are averaged: the same training, faster by "
+        "less than the number of devices, because the averaging takes time.",
+        threat="All arms see the same batches, split over their devices, so that the losses must agree; starting the "
+        "processes is not counted as training.",
+    )
 
 
 def _checkpointing(text: str) -> Study:
@@ -396,6 +441,7 @@ def _quick_study(text: str, factor: str, arms: list[Arm], expectation: str, thre
 
 
 _READERS: dict[str, Callable[[str], Study]] = {
+    "data parallel": _data_parallel,
     "gradient checkpointing": _checkpointing,
     "precision": _precision,
     "warm-up": _warmup,

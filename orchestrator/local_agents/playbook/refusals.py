@@ -35,7 +35,7 @@ _REFUSALS = (
     _Refusal(r"\b[\d,.]+[\s-]*(training[\s-]+steps?|iterations?|updates?)\b", _FITTED),
     _Refusal(r"\b\d+[\s-]*seconds?\b", "--wall sets the time"),
     _Refusal(r"\bseed\s*\d+", "--seed sets the seed"),
-    _Refusal(r"\b\d+[\s-]*(trials?|samples?|classes|gpus?|minutes?|hours?)\b", "it is not read as a setting"),
+    _Refusal(r"\b\d+[\s-]*(trials?|samples?|classes|minutes?|hours?)\b", "it is not read as a setting"),
     _Refusal(
         r"\b(increas|decreas|grow|chang|ramp|rais|lower|reduc|switch|doubl|halv|drop|vary)\w*\b.*\b(during|over\s+time)\b",
         "every setting is the same from the first step to the last",
@@ -43,7 +43,7 @@ _REFUSALS = (
     ),
     _Refusal(r"\b(dynamic(?!s)\w*|schedul\w*)", "only the learning rate has a schedule", not_of=("warm-up",)),
     # where
-    _Refusal(r"\b(gpus?|cuda)\b", "the experiments are written for the CPU"),
+    _Refusal(r"\bmodel[\s-]*parallel\w*", "only data are split over devices"),
     _Refusal(
         r"\b(large|big|huge|deep|long)(r|er|ger)?[\s-]+((language|neural|decoder|sequence)[\s-]+)*"
         r"(transformers?|models?|networks?|nets?|nns?|perceptrons?|mlps?|classifiers?|llms?|lms?)\b",

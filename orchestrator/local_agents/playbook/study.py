@@ -26,13 +26,15 @@ class Study:
     factor: str
     arms: tuple[Arm, ...]
     harness: Harness
-    primary: str = "val_loss"
+    primary: str = "test_loss"
     lower_is_better: bool = True
     tune: dict[str, dict[str, list[float]] | list[float]] = field(default_factory=dict)
     """Nuisance parameters, tuned for every arm with equally many trials."""
     seeds: int = 8
     expectation: str = ""
     """What is generally known of this factor, in a sentence; not about this run."""
+    earlier: str = ""
+    """From where the grids were moved, in a sentence; empty where they were not."""
     threat: str = ""
     """What could make the comparison unfair, and what is done about it."""
 
@@ -41,6 +43,13 @@ class Study:
         """The arms in words."""
         names = [arm.name for arm in self.arms]
         return ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+def optimizer_settings(name: str) -> dict[str, Setting]:
+    """An optimizer, and the decoupled weight decay that it is customarily given: Lion's 3 to 10 times AdamW's, its rate
+    being lower (Chen et al. 2023)."""
+    decay = {"AdamW": 0.01, "Lion": 0.05}.get(name)
+    return {"optimizer": name} if decay is None else {"optimizer": name, "weight_decay": decay}
 
 
 class UnknownGoal(ValueError):

@@ -58,13 +58,15 @@ accuracy activation activations ai algorithm architecture attention backpropagat
 checkpoint classification classifier clip clipped clipping converge convergence cpu cuda curve data dataset decoder
 deep deeper device digit digits diverge divergence dynamic dynamics entropy epoch error explode exploding feed
 feedforward finite forward full gap generalisation generalise generalization generalize gpu gradient gradients half
+distributed ddp eight four
 handwritten hyper hyperparameter hyperparameters instabilities instability language layer learning linear linearly llm
 llms lm lms loss losses machine metric mini mixed ml mlp model modeling modelling models nan nans net nets network
-networks neural nlp noise noisy non norm numeric numerical numerics optimisation optimise optimization optimize
-overfit overfitting overflow parameter pass perceptron perplexity precision regularisation regularise regularization
+networks multiple multi neural nlp noise noisy non norm numeric numerical numerics optimisation optimise optimization optimize
+overfit overfitting overflow parallel parallelise parallelism parallelize
+parameter pass perceptron perplexity precision regularisation regularise regularization
 regularize robust robustness run runs savings sequence single smooth smoothness spike spikes stabilise stability
 stabilize text token train trained trainer training transformer transformers unclipped underfitting underflow unstable
-val validation weight weights workload
+val throughput validation weight weights worker workload
 """
 
 _FACTORS = """

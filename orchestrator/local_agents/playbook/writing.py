@@ -7,28 +7,48 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.local_agents.playbook.study import Setting, Study
+from orchestrator.local_agents.playbook.tuning import tuning_of
 
 _BASES: dict[str, dict[str, Setting]] = {
     "transformer": {"hidden": 64, "layers": 2, "batch_size": 16, "warmup": 0.1, "clip": 1.0, "weight_decay": 0.01},
     "classifier": {"hidden": 64, "batch_size": 32, "warmup": 0.1, "clip": 1.0, "weight_decay": 0.01},
 }
+_GPU_SIZES = {"hidden": 512, "batch_size": 64}
+"""Of the transformer; the classifier's data are too few for more."""
 _MAX_STEPS = {"transformer": 600, "classifier": 1500}
 
 
 def write_experiment(study: Study) -> str:
     """The study's source: self-contained but for torch and `lab`."""
-    environment = Environment(
+    return _environment().get_template("experiment.py.j2").render(_values(study))
+
+
+def write_tuning(goal: str) -> str:
+    """One training that reads what the goal names from `lab.params`. Raises UnknownGoal."""
+    values = tuning_of(goal)
+    base = {"lr": 0.003, "optimizer": values["optimizers"][0], **_BASES[values["harness"]]}
+    shared = {
+        "base": repr(base),
+        "names": ", ".join(values["space"]),
+        "checkpoint": False,
+        "context": 64,
+        "gpu_context": 256,
+    }
+    return _environment().get_template("sweep.py.j2").render(values | shared)
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("orchestrator.local_agents.playbook"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,  # Python, not HTML; what comes from the goal goes in as a literal
     )
-    return environment.get_template("experiment.py.j2").render(_values(study))
 
 
 def _values(study: Study) -> dict[str, Any]:
     base = dict(_BASES[study.harness])
-    checkpointing = study.factor == "gradient checkpointing"
+    checkpointing, parallel = study.factor == "gradient checkpointing", study.factor == "data parallel"
     if checkpointing:
         base |= {"layers": 4, "batch_size": 8}  # deep enough for checkpoints to matter
     optimizers = [str(arm.settings["optimizer"]) for arm in study.arms if "optimizer" in arm.settings]
@@ -40,21 +60,28 @@ def _values(study: Study) -> dict[str, Any]:
         "goal": json.dumps(study.goal),
         "arms": [(json.dumps(arm.name), repr(arm.settings)) for arm in study.arms],
         "base": repr(base),
+        "gpu_base": repr(_GPU_SIZES) if study.harness == "transformer" else "",
         "tune": bool(study.tune),
+        "earlier": _in_docstring(study.earlier),
         "tune_code": pprint.pformat(study.tune, sort_dicts=False, width=110),
         "seeds": study.seeds,
         "harness": study.harness,
+        "unit_of_data": "tokens" if study.harness == "transformer" else "samples",
         "optimizers": list(dict.fromkeys(optimizers)) or ["AdamW"],
         "checkpoint": checkpointing,
         "precision": study.factor == "precision",
         "batch_size": study.factor == "batch size",
+        "parallel": parallel,
         "context": 128 if checkpointing else 64,
+        "gpu_context": 512 if checkpointing else 256,
         "default_lr": 0.003,
         "trials": trials,
         # A warm-up that is given in steps must end within the training, with something after it.
         "at_least": max(30, round(1.3 * longest)),
         "at_most": max(40 if checkpointing else _MAX_STEPS[study.harness], round(1.3 * longest)),
         "primary": study.primary,
+        "select": study.primary.replace("test_", "val_", 1),
+        "unit": '"nats"' if study.primary.endswith("_loss") else "None",
         "lower_is_better": study.lower_is_better,
         "factor": study.factor,
     }
@@ -62,3 +89,8 @@ def _values(study: Study) -> dict[str, Any]:
 
 def _first(values: dict[str, list[float]] | list[float]) -> list[float]:
     return next(iter(values.values())) if isinstance(values, dict) else values
+
+
+def _in_docstring(text: str) -> str:
+    """What a docstring can hold: earlier sprints' names and numbers, and nothing that would end it."""
+    return "".join(c for c in text if c.isalnum() or c in " .,;:()-_+")

@@ -1,0 +1,45 @@
+"""`labsandbox export SPRINT --to TOOL`: a run's results in Weights & Biases, MLflow, TensorBoard or CSV."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import options
+from orchestrator.cli.status import INFRASTRUCTURE
+from orchestrator.cli.terminal import console, note, one_line
+from orchestrator.errors import UsageProblem
+from results.export.destinations import DestinationName, destination
+from results.export.replay import export as export_run
+from results.export.tracker import ExportError
+from results.store import SUMMARY, Store, StoreError
+
+
+def export(
+    sprint: Annotated[str, typer.Argument(help="A sprint's id, or that of a single execution.")],
+    to: Annotated[DestinationName, typer.Option("--to", help="Where to.", show_default=False)],
+    out: options.TrackerOut = None,
+    online: options.Online = False,
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts", help="Also the experiment's files; hostile, as ever.")
+    ] = False,
+    results: options.Results = Path("results"),
+) -> None:
+    """Write a run's results for another tool. Nothing leaves this machine unless --online says so."""
+    store = Store(results)
+    folder = store.existing(sprint)
+    if folder.id.startswith("sweep_"):
+        raise UsageProblem(f"{folder.id} is a sweep: sprints and single executions can be exported")
+    summary = store.summary(folder.id) if (folder.path / SUMMARY).exists() else {}
+    try:
+        done = export_run(folder, summary, destination(to, out or results / "tracking" / to, online), artifacts)
+    except (ExportError, StoreError):
+        raise
+    except Exception as error:  # the tool's own, of any kind
+        note(f"labsandbox: {to} failed: {one_line(str(error)) or type(error).__name__}")
+        raise typer.Exit(INFRASTRUCTURE) from None
+    if done.unreadable:
+        note(f"{done.unreadable} line(s) hold no record that this version knows, and were left out")
+    if done.left_out:
+        note(f"{done.left_out} record(s) of further trainings were left out")
+    console.print(f"{folder.id}: {done.records} records, {done.entries} run(s), in {done.where}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Hyperparameter search: every trial an experiment in a container of its own."""
