@@ -31,7 +31,9 @@ missing_packages() {
     if [ "$purpose" = test ]; then
         have mmdebstrap || echo mmdebstrap
         have runsc || echo runsc
+        have chromium || echo chromium
         have dockerd || engine_answers || echo docker.io
+        have cc || have tcc || echo tcc
     fi
 }
 
@@ -120,7 +122,7 @@ PYTHON
 
 install_python_packages() {
     extras=""
-    [ "$purpose" = test ] && extras="[dev]"
+    [ "$purpose" = test ] && extras="[dev,wandb,mlflow,tensorboard]"
     digest=$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
     stamp=.venv/.ready-$purpose-$digest
     [ -e "$stamp" ] && .venv/bin/python -c '' 2>/dev/null && return 0

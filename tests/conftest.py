@@ -1,6 +1,8 @@
 """What the tests stand on: a real engine, a real runtime, the real environment. Nothing here is mocked."""
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from executor.backends.docker import DockerBackend, engine_client
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment
+from executor.gpus.nvml import Nvml
 from policies.audit import AuditLog
 from policies.decision import Request
 from policies.model import PartialLimits, Policy, load_policy
@@ -24,7 +27,7 @@ BACKENDS = ("oci", "docker")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Only what needs an NVIDIA device may skip, and only where there is none."""
-    if any(Path("/proc/driver/nvidia/gpus").glob("*")):
+    if not Nvml().machine.problem:
         return
     for item in items:
         if item.get_closest_marker("gpu"):
@@ -41,6 +44,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Every test has its own audit log, bundles and agents; the cache of wheels and environments is shared."""
     state = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("LABSANDBOX_STATE_DIR", str(state))
+    monkeypatch.setenv("LABSANDBOX_LOCK_DIR", str(state / "locks"))
     for name in os.environ:
         if name.startswith(("LUMENBRIDGE_", "LABSANDBOX_LLM_")) or name in (
             "LABSANDBOX_CEILING",
@@ -48,6 +52,15 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         ):
             monkeypatch.delenv(name)
     return state
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users get into, as they do not into pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="labsandbox-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +74,11 @@ def cpu_image() -> str:
     """The CPU image in a real engine, built if it is not there."""
     client = engine_client(timeout=900)
     reference = image_reference()
-    if reference not in {tag for image in client.images.list() for tag in image.tags}:
-        build_image(client, "cpu", "bootstrap", cache_dir(), print)
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with (cache_dir() / "tests.lock").open("w") as lock:  # several processes of tests want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if reference not in {tag for image in client.images.list() for tag in image.tags}:
+            build_image(client, "cpu", "bootstrap", cache_dir(), print)
     return reference
 
 

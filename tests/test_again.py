@@ -51,7 +51,7 @@ def test_a_rerun_repeats_the_code_on_the_same_image_and_says_what_differs(
         sprint = run_sprint(service, tmp_path, backend, memory="512MiB")
     before = recorded(Store(tmp_path), sprint)
     same = rerun(before, before.seed, tmp_path, print, lambda sink: sink)
-    assert same.differences == [] and same.equal == same.trainings == 14
+    assert same.differences == [] and same.equal == same.trainings == 15
     assert same.execution.image is not None and before.execution.image is not None
     assert same.execution.image.digest == before.execution.image.digest
     assert same.execution.backend == backend and same.execution.limits["memory"].effective == 512 << 20
@@ -61,6 +61,26 @@ def test_a_rerun_repeats_the_code_on_the_same_image_and_says_what_differs(
     assert what == {"seed", "trainings"} and (other.equal, other.trainings) == (12, 12)
 
 
+LONG = """
+import lab, os, time
+length = lab.keep("length", os.urandom(1)[0])  # as if it were measured
+def train(arm, seed):
+    time.sleep(0.5)
+    return {"val_loss": seed / 9 + len(range(length)), "ms_per_step": os.urandom(1)[0]}
+lab.compare(train, ["a", "b"], range(8))
+"""
+
+
+def test_a_rerun_goes_on_in_further_containers_with_the_sizes_of_the_recorded_study(tmp_path: Path) -> None:
+    with service_with(LONG) as service:
+        sprint = run_sprint(service, tmp_path, wall="8s")
+    before = recorded(Store(tmp_path), sprint)
+    assert before.further == 1
+    done = rerun(before, before.seed, tmp_path, print, lambda sink: sink)
+    assert (done.equal, done.trainings) == (17, 17), done.differences
+    assert not {one.what for one in done.differences} & {"trainings", "containers", "verdict"}
+
+
 def test_a_rerun_shows_code_that_does_not_repeat_itself(tmp_path: Path) -> None:
     with service_with(
         "import lab, os\nlab.compare(lambda a, s: os.urandom(1)[0] + s / 9, ['a', 'b'], range(7))\n"
@@ -68,7 +88,7 @@ def test_a_rerun_shows_code_that_does_not_repeat_itself(tmp_path: Path) -> None:
         sprint = run_sprint(service, tmp_path)
     done = labsandbox("rerun", sprint, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "confirm a seed 3" in done.stdout and "of 14 trainings have the very same result" in done.stdout
+    assert "confirm a seed 3" in done.stdout and "of 15 trainings have the very same result" in done.stdout
     (report,) = tmp_path.glob("exec_*/rerun.json")
     assert json.loads(report.read_text())["of"] == sprint
 

@@ -122,10 +122,15 @@ def test_what_a_lying_pid_1_says_is_a_channel_error(kind: bytes, payload: object
         talk._take(kind, json.dumps(payload).encode())
 
 
+def connection_of(process: "subprocess.Popen[bytes]") -> PipeConnection:
+    assert process.stdin and process.stdout and process.stderr
+    return PipeConnection(process.stdin, process.stdout, process.stderr)
+
+
 def test_closing_ends_in_time_when_the_container_does_not_read() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(["sleep", "60"], bufsize=0, **pipes) as process:  # type: ignore[call-overload]
-        channel = Channel(PipeConnection(process))
+        channel = Channel(connection_of(process))
         channel.send(b"x" * (1 << 20))
         time.sleep(0.3)  # the writer hangs in the pipe
         began = time.monotonic()
@@ -138,7 +143,7 @@ def test_nothing_is_held_that_comes_after_the_channel_was_closed() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     flood = "import sys\nwhile True: sys.stdout.buffer.write((b'O' + (65531).to_bytes(4, 'big') + b'x' * 65531))"
     with subprocess.Popen([sys.executable, "-c", flood], bufsize=0, **pipes) as process:  # type: ignore[call-overload]
-        channel = Channel(PipeConnection(process))
+        channel = Channel(connection_of(process))
         time.sleep(0.3)
         channel.close()
         time.sleep(1.0)

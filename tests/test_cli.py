@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.cli.main import COMMANDS, load
 from orchestrator.cli.terminal import harmless, one_line
 from policies.audit import AuditLog
 from tests.faulty_server import HTML, always, answer, faulty, huge, stall
@@ -49,10 +50,22 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_version_and_help_answer(here: Path) -> None:
     assert labsandbox("--version").stdout.startswith("labsandbox ")
-    commands = ("run", "exec", "sprints", "policy", "audit", "images", "agents", "doctor", "ps", "kill", "gc")
-    for command in commands:
-        assert command in labsandbox("--help").stdout
-        assert labsandbox(command, "--help").returncode == 0
+    told = labsandbox("--help").stdout
+    assert all(f" {command} " in told for command in COMMANDS)
+    assert labsandbox("exec", "--help").returncode == labsandbox("audit", "--help").returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_of_each_command_what_the_command_says_of_itself(name: str) -> None:
+    whole = " ".join((load(name).help or "").split("\n\n")[0].split())
+    assert whole == COMMANDS[name][1]
+
+
+def test_only_the_command_that_is_called_is_loaded(here: Path) -> None:
+    code = "import sys; from orchestrator.cli.main import app; sys.argv = ['labsandbox', '--help']\n"
+    code += "try: app()\nfinally: print({'docker', 'pydantic', 'numpy', 'orchestrator.cli.run'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -318,7 +331,8 @@ def test_a_sprint_is_listed_and_shown_and_its_verdict_printed(here: Path) -> Non
     assert summary["seed"] == 4
     repeat = "labsandbox run 'Compare batch sizes 16 and 64' --backend oci --wall 20s --seed 4"
     assert summary["command"] == repeat
-    assert summary["phases"]["implementation"]["execution"]["metrics"][0]["seeds"][0] == 4
+    records = summary["phases"]["implementation"]["execution"]["metrics"]
+    assert next(record for record in records if record["type"] == "plan")["seeds"][0] == 4
 
 
 def test_a_sprint_that_came_to_no_code_is_listed_with_its_reason(here: Path) -> None:

@@ -353,8 +353,7 @@ def test_breaking_a_protection_lets_an_attack_through(
     monkeypatch.setattr(executor_module, "posture_of", lambda *_: Posture({}, {}, []))
     monkeypatch.setattr(executor_module, "check", lambda *_: None)
     if protection == "PID 1's empty environment":
-        for module in ("executor.backends.base", "executor.channel"):
-            monkeypatch.setattr(f"{module}.BOOTSTRAP", channel._LOAD)
+        monkeypatch.setattr("executor.backends.base.EMPTIED", channel.LOAD)
     findings = list(run_suite(executor, policy, attacks))
     assert {finding.name for finding in findings} == set(attacks)
     escaped = {finding.name for finding in findings if not finding.held and "could not be tried" not in finding.detail}

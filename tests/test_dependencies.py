@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from executor.dependencies import fetch
+from executor.dependencies import fetch, written
 from executor.errors import PackagesUnavailable, SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
@@ -235,6 +236,20 @@ def test_two_processes_that_want_the_same_wheels_at_once_both_get_them(index: In
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [one.communicate(timeout=120)[0] for one in both] == ["2\n", "2\n"]
     assert not [path for path in tmp_path.glob("*/.*") if path.is_dir()]
+
+
+def test_what_pip_has_written_is_counted_while_its_folders_come_and_go(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(b"x" * 1000)
+    (tmp_path / "link").symlink_to("/usr")
+    busy = "import itertools, os, sys\nfor n in itertools.count():\n    os.makedirs(f'{n}/a/b/c'); os.removedirs(f'{n}/a/b/c')\n"
+    process = subprocess.Popen([sys.executable, "-c", busy], cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert 1000 <= written(tmp_path) < 1100
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_wheel_that_is_no_archive_is_refused(index: Index, tmp_path: Path) -> None:

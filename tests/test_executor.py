@@ -54,7 +54,7 @@ def test_every_limit_is_read_back_from_the_live_container(bench: Bench) -> None:
     assert observed["network"] == 0
     assert execution.limits["memory"].requested == 512 << 20
     assert execution.limits["shm"].requested is None
-    kept_by_the_host = {"wall", "output", "metrics", "artifacts", "artifact_files", "gpus"}
+    kept_by_the_host = {"wall", "output", "metrics", "artifacts", "artifact_files", "gpus", "gpu_memory"}
     assert {name for name, value in observed.items() if value is None} == kept_by_the_host
 
 
@@ -232,7 +232,8 @@ def test_nothing_of_the_host_is_there(bench: Bench, monkeypatch: pytest.MonkeyPa
     lines = [line for line in execution.stdout.splitlines() if not line.endswith(" []")]
     assert "hunter2" not in execution.stdout
     assert lines == [
-        "['HOME', 'LAB_CHANNEL_FD', 'LAB_CPUS', 'LAB_DEADLINE', 'LAB_SEED', 'LANG', 'MPLBACKEND', 'MPLCONFIGDIR', "
+        "['CUDA_DEVICE_ORDER', 'GLOO_SOCKET_IFNAME', 'HOME', 'LAB_CHANNEL_FD', 'LAB_CPUS', 'LAB_DEADLINE', 'LAB_GPUS', "
+        "'LAB_MORE', 'LAB_SEED', 'LANG', 'MPLBACKEND', 'MPLCONFIGDIR', 'NCCL_IB_DISABLE', 'NCCL_SOCKET_IFNAME', "
         "'OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'PYTHONPATH', 'TMPDIR']"
     ]
 

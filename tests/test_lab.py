@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from executor.experiment import RECORD
+from results.further import left_of
 from sandbox_images.lock import HERE
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -20,13 +22,20 @@ Run = Callable[..., list[dict[str, Any]]]
 def lab(tmp_path: Path) -> Run:
     """Runs code with `lab` on its path, as PID 1 would start it, and gives the records it sent."""
 
-    def run(code: str, seconds: float = 30.0, expect: int = 0) -> list[dict[str, Any]]:
+    def run(
+        code: str, seconds: float = 30.0, expect: int = 0, more: float = 0, study: str = ""
+    ) -> list[dict[str, Any]]:
         read, write = os.pipe()
+        library = tmp_path / "lib"
+        shutil.copytree(HERE / "lab", library / "lab", dirs_exist_ok=True)
+        if study:
+            (library / "study.json").write_text(study)
         script = tmp_path / "experiment.py"
         script.write_text("import time\nSTART = time.monotonic()\nimport lab\n" + code)
         deadline = f"import time; print(time.monotonic() + {seconds})"
         environment = {
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": str(library),
+            "LAB_MORE": str(more),
             "LAB_CHANNEL_FD": str(write),
             "LAB_SEED": "5",
             "LAB_CPUS": "1.5",
@@ -56,6 +65,19 @@ def test_every_line_that_lab_sends_is_a_record_that_the_host_accepts(lab: Run) -
     assert statuses == {("a", "ok"), ("bad", "failed"), ("odd", "diverged")}
 
 
+def test_the_plan_says_what_sets_arms_apart_whatever_it_is(lab: Run) -> None:
+    plan, *_ = lab(
+        "odd = {'lr': float('nan'), '': len, 'n': 10**30, 'decay': 0.1, 'betas': (0.9, 0.99), 'name': 'x' * 999, 'on': True}\n"
+        "lab.compare(lambda settings, seed: 0.5, {'plain': {'decay': 0.2}, 'odd': odd, 'number': 3}, [1])\n"
+    )
+    settings = RECORD.validate_python({**plan, "t": 0.0}).settings
+    assert settings["plain"] == {"decay": 0.2} and "number" not in settings
+    assert settings["odd"] == {
+        "lr": "nan", "?": "<built-in function len>", "n": "1" + "0" * 30, "decay": 0.1, "betas": "(0.9, 0.99)",
+        "name": "x" * 100, "on": True,
+    }  # fmt: skip
+
+
 def test_nan_and_infinity_are_written_as_json_can_hold_them(lab: Run) -> None:
     (record,) = lab("lab.log(step=3, a=float('nan'), b=float('-inf'), c=True)")
     assert record == {"type": "metric", "step": 3, "values": {"a": "NaN", "b": "-Infinity", "c": 1}}
@@ -78,7 +100,7 @@ def test_every_arm_starts_from_the_same_random_state_under_the_same_seed(lab: Ru
 
 def test_pairs_are_run_one_after_the_other_so_that_a_timeout_leaves_whole_ones(lab: Run) -> None:
     records = lab("lab.compare(lambda arm, seed: 1.0, ['a', 'b'], [3, 1, 2])")
-    order = [(r["seed"], r["arm"]) for r in records if r["type"] == "run"]
+    order = [(r["seed"], r["arm"]) for r in records if r.get("phase") == "confirm"]
     assert order == [(3, "a"), (3, "b"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]
 
 
@@ -97,10 +119,70 @@ def test_tuning_gives_every_arm_equally_many_trials_on_a_seed_of_its_own_and_tak
 
 def test_higher_is_better_turns_the_choice_round(lab: Run) -> None:
     records = lab(
-        "lab.compare(lambda arm, seed, lr: {'acc': lr}, ['a'], [0], tune={'lr': [1, 5, 2]}, primary='acc',"
+        "lab.compare(lambda arm, seed, lr: {'acc': -(lr - 3) ** 2}, ['a'], [0], tune={'lr': [1, 3, 9]}, primary='acc',"
         " lower_is_better=False)\n"
     )
-    assert [r["config"]["lr"] for r in records if r.get("phase") == "confirm"] == [5]
+    assert [r["config"]["lr"] for r in records if r.get("phase") == "confirm"] == [3]
+
+
+def test_a_best_value_at_the_edge_widens_the_search_for_all_arms_alike(lab: Run) -> None:
+    records = lab(
+        "def train(arm, seed, lr): return abs(lr - {'a': 0.1, 'b': 8.0}[arm])\n"
+        "lab.compare(train, ['a', 'b'], [0], tune={'lr': [0.01, 0.1, 1.0]})\n"
+    )
+    tried = {arm: [r["config"]["lr"] for r in records if r.get("phase") == "tune" and r["arm"] == arm] for arm in "ab"}
+    assert tried["b"] == pytest.approx([0.1, 0.01, 1.0, 10.0, 100.0]), "beyond the edge, until the best is inside"
+    assert len(tried["a"]) == 5 and all(0.1 < lr < 1 for lr in tried["a"][3:])
+    chosen = {r["arm"]: r["config"]["lr"] for r in records if r.get("phase") == "confirm"}
+    assert chosen == {"a": 0.1, "b": pytest.approx(10.0)}
+
+
+def test_tuning_chooses_by_one_metric_and_the_comparison_is_on_another(lab: Run) -> None:
+    records = lab(
+        "def train(arm, seed, lr): return {'val_loss': abs(lr - 2), 'test_loss': lr}\n"
+        "lab.compare(train, ['a'], [0], tune={'lr': [1, 2, 3]}, primary='test_loss', select='val_loss', unit='nats')\n"
+    )
+    assert (records[0]["primary"], records[0]["select"], records[0]["unit"]) == ("test_loss", "val_loss", "nats")
+    assert [r["config"]["lr"] for r in records if r.get("phase") == "confirm"] == [2]
+
+
+def test_the_baseline_is_run_again_for_the_noise_floor(lab: Run) -> None:
+    records = lab(
+        "import itertools\nn = itertools.count()\nlab.compare(lambda arm, seed: next(n), ['a', 'b'], [4, 5], repeats=2)\n"
+    )
+    noise = [(r["arm"], r["seed"], r["values"]["val_loss"]) for r in records if r.get("phase") == "noise"]
+    assert noise == [("a", 4, 4), ("a", 5, 5)] and records[0]["repeats"] == 2
+
+
+GOES_ON = """
+STEPS = lab.fit_steps(0.01, 1)
+def train(arm, seed, lr):
+    time.sleep(0.3)
+    return {'val_loss': lr + seed, 'steps': STEPS}
+lab.compare(train, ['a', 'b'], range(6), tune={'lr': [1, 2]})
+"""
+
+
+def test_a_study_that_goes_on_makes_no_training_twice_and_keeps_its_sizes(lab: Run, tmp_path: Path) -> None:
+    before = lab(GOES_ON, seconds=6.0, more=60)
+    again = left_of([RECORD.validate_python({"t": 0.0, **record}) for record in before])
+    assert again is not None and 0 < len(again.runs) < 12 and again.chosen == {"a": {"lr": 1}, "b": {"lr": 1}}
+    after = lab(GOES_ON, seconds=30, study=again.model_dump_json())
+    done = [(r["arm"], r["seed"]) for r in [*before, *after] if r.get("phase") == "confirm" and r["status"] == "ok"]
+    assert sorted(done) == [(arm, seed) for arm in "ab" for seed in range(6)]
+    assert not [r for r in after if r.get("phase") == "tune" or r["type"] == "kept"]
+    sizes = {r["values"]["steps"] for r in [*before, *after] if r.get("status") == "ok"}
+    assert len(sizes) == 1
+    assert left_of([RECORD.validate_python({"t": 0.0, **record}) for record in [*before, *after]]) is None
+
+
+def test_tuning_is_not_cut_short_for_pairs_that_a_further_container_can_make(lab: Run) -> None:
+    code = (
+        "def train(arm, seed, lr): time.sleep(0.2); return lr\n"
+        "lab.compare(train, ['a', 'b'], range(6), tune={'lr': [1, 2, 3, 4]})\n"
+    )
+    tuned = [r["status"] for r in lab(code, seconds=6.0, more=60) if r.get("phase") == "tune"]
+    assert tuned.count("ok") >= 8
 
 
 @pytest.mark.parametrize("tune", ["{'lr': {'a': [1], 'b': [1, 2]}}", "{'lr': {'a': [1]}}", "{'lr': []}"])
@@ -112,7 +194,7 @@ def test_what_does_not_fit_into_the_time_is_recorded_as_skipped_and_the_deadline
     records = lab(
         "import time\n"
         "def train(arm, seed): time.sleep(0.5); return 1.0\n"
-        "lab.compare(train, ['a', 'b'], range(20))\n"
+        "lab.compare(train, ['a', 'b'], range(20), repeats=0)\n"
         "lab.log(left=lab.time_left())\n",
         seconds=6.0,
     )
@@ -123,6 +205,24 @@ def test_what_does_not_fit_into_the_time_is_recorded_as_skipped_and_the_deadline
     assert 2 <= len(done) <= 10
     assert len(done) % 2 == 0, "half a pair was run"
     assert records[-1]["values"]["left"] > 0
+
+
+def test_a_training_that_takes_longer_than_expected_is_broken_off_before_the_limit(lab: Run) -> None:
+    records = lab(
+        "import signal, time\n"
+        "def train(arm, seed):\n"
+        "    for step in range(10 if seed < 2 else 10**9):\n"
+        "        try: time.sleep(0.01)\n"
+        "        except Exception: pass\n"
+        "    return 1.0\n"
+        "lab.compare(train, ['a', 'b'], range(4), repeats=0)\n"
+        "lab.log(left=lab.time_left(), handler=signal.getsignal(signal.SIGALRM) == signal.SIG_DFL)\n",
+        seconds=5.0,
+    )
+    runs = [r for r in records if r["type"] == "run"]
+    assert [r["status"] for r in runs] == ["ok"] * 4 + ["skipped"] * 4
+    assert [r["seconds"] > 1 for r in runs] == [False] * 4 + [True] + [False] * 3
+    assert 0 < records[-1]["values"]["left"] < 2 and records[-1]["values"]["handler"]
 
 
 def test_tuning_leaves_time_for_the_pairs(lab: Run) -> None:
@@ -140,13 +240,13 @@ def test_tuning_leaves_time_for_the_pairs(lab: Run) -> None:
 
 def test_metrics_inside_a_run_say_which_run_and_afterwards_do_not(lab: Run) -> None:
     records = lab("def train(arm, seed): lab.log(loss=1); return 0\nlab.compare(train, ['a'], [7])\nlab.log(loss=2)\n")
-    inside, outside = (r for r in records if r["type"] == "metric")
+    inside, _, outside = (r for r in records if r["type"] == "metric")
     assert (inside["arm"], inside["seed"], inside["phase"]) == ("a", 7, "confirm")
     assert "arm" not in outside
 
 
 def test_the_length_of_trainings_is_fitted_to_the_time_that_is_left(lab: Run) -> None:
-    (record,) = lab(
+    *_, record = lab(
         "lab.log(fit=lab.fit_steps(0.01, trainings=10, share=0.5), few=lab.fit_steps(10, 10), many=lab.fit_steps(1e-9, 1),"
         " cpus=lab.cpus(), seed=lab.seed())\n",
         seconds=20.0,

@@ -113,6 +113,48 @@ def test_a_goal_it_cannot_read_is_answered_with_what_it_knows_and_how_to_connect
 
 
 @pytest.mark.parametrize(
+    ("goal", "gpus", "arms", "primary"),
+    [
+        ("Compare data-parallel training on 1 vs 2 devices", 0, [1, 2], "samples_per_s"),
+        ("Measure throughput of data parallel training on 1, 2 and 4 devices", 0, [1, 2, 4], "samples_per_s"),
+        ("Does DDP on two processes change the loss?", 0, [1, 2], "test_loss"),
+        ("How does distributed training scale to 8 GPUs?", 8, [1, 8], "samples_per_s"),
+        ("Compare training a small transformer on one and four GPUs", 4, [1, 4], "samples_per_s"),
+        ("Is data parallelism worth it?", 0, [1, 2], "samples_per_s"),
+    ],
+)
+def test_a_data_parallel_goal_is_read(goal: str, gpus: int, arms: list[int], primary: str) -> None:
+    study = read_goal(goal, gpus)
+    assert study.factor == "data parallel" and study.primary == primary
+    assert [arm.settings["devices"] for arm in study.arms] == arms
+    assert study.lower_is_better is (primary == "test_loss") and not study.tune
+
+
+@pytest.mark.parametrize(
+    ("goal", "gpus", "said"),
+    [
+        ("AdamW vs Lion on a GPU", 0, "needs 1 GPU(s), and no GPU is given (--policy gpu --gpus 1)"),
+        ("Compare data parallel training on 1 and 4 GPUs", 2, "needs 4 GPU(s), and 2 GPU(s) are given"),
+        ("Compare data parallel training on 1 and 4 devices", 2, "needs 4 GPU(s)"),
+        ("Compare data parallel training on 1 and 3 devices", 0, "1, 2, 4 or 8 devices, not 3"),
+        ("Data parallel training of a digit classifier", 0, "on a transformer"),
+        ("Compare model parallel training with data parallel training", 0, "only data are split"),
+    ],
+)
+def test_what_devices_a_goal_needs_is_said_where_they_are_not_given(goal: str, gpus: int, said: str) -> None:
+    with pytest.raises(UnknownGoal) as refused:
+        read_goal(goal, gpus)
+    assert said in str(refused.value)
+
+
+def test_the_playbook_knows_from_the_prompt_which_gpus_are_given() -> None:
+    prompt = "Goal: AdamW vs Lion on a GPU\nTask: implement\n\nLimits: 120s of wall clock, 16GiB of memory, {} GPUs, no network"
+    assert "ON_GPU" in PlaybookEngine().code(prompt.format(1), "a").value.code
+    with pytest.raises(UnknownGoal):
+        PlaybookEngine().code(prompt.format(0), "a")
+
+
+@pytest.mark.parametrize(
     ("goal", "said"),
     [
         ("AdamW vs Sophia", "Sophia"),
@@ -172,17 +214,18 @@ def test_a_goal_that_names_one_optimizer_beside_its_factor_is_trained_with_it() 
 @pytest.mark.parametrize(
     ("goal", "primary", "lower"),
     [
-        ("Does batch size affect accuracy?", "val_accuracy", False),
+        ("Does batch size affect accuracy?", "test_accuracy", False),
         ("How much slower is activation checkpointing?", "ms_per_step", True),
         ("How much faster is bf16 than fp32?", "ms_per_step", True),
-        ("Does bf16 change the loss, and how much faster is it?", "val_loss", True),
+        ("Does bf16 change the loss, and how much faster is it?", "test_loss", True),
         ("Does gradient checkpointing trade speed for memory?", "activation_mib", True),
     ],
 )
 def test_what_a_goal_asks_to_measure_decides(goal: str, primary: str, lower: bool) -> None:
     study = read_goal(goal)
     assert (study.primary, study.lower_is_better) == (primary, lower)
-    assert f'primary="{primary}", lower_is_better={lower}' in write_experiment(study)
+    code = write_experiment(study)
+    assert f'primary="{primary}"' in code and f"lower_is_better={lower}" in code
     assert primary != "ms_per_step" or not study.tune, "a learning rate cannot be tuned by time"
 
 
@@ -274,7 +317,7 @@ def test_the_written_experiment_is_readable_self_contained_and_compares(goal: st
     }
     assert imported <= {"json", "math", "time", "torch", "lab"}
     assert "lab.compare(" in code and "lab.log(" in code and '"""' in code.splitlines()[0]
-    assert 120 <= len(code.splitlines()) <= 260
+    assert 120 <= len(code.splitlines()) <= 280
     assert max(map(len, code.splitlines())) <= 160
     assert "{%" not in code and "{{" not in code
 

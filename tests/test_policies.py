@@ -12,9 +12,7 @@ from policies.merge import box_ceilings, stricter
 from policies.model import Ceiling, Limits, PartialLimits, PolicyError, built_in_policies, load_policy
 from policies.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
-EVERYTHING = Capabilities(
-    backend="test", runtime="test", enforces=frozenset({*Limits.model_fields, "network"} - {"gpus"})
-)
+EVERYTHING = Capabilities(backend="test", runtime="test", enforces=frozenset({*Limits.model_fields, "network"}))
 
 
 def test_the_default_policy_is_what_the_documentation_says() -> None:
@@ -23,8 +21,8 @@ def test_the_default_policy_is_what_the_documentation_says() -> None:
     assert (limits.memory, limits.workspace) == (4 << 30, 1 << 30)
     assert (limits.output, limits.artifacts) == (10 << 20, 100 << 20)
     assert load_policy("default").network.mode == "none"
-    assert load_policy("default").gpus_unasked == 0
-    assert load_policy("gpu").gpus_unasked == 1
+    assert load_policy("default").gpu.unasked == 0
+    assert load_policy("gpu").gpu.unasked == 1
 
 
 def test_every_built_in_policy_loads_and_strict_is_stricter_than_default() -> None:

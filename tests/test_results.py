@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from executor.experiment import MetricRecord, PlanRecord, RunRecord
+from executor.experiment import AnyRecord, MetricRecord, PlanRecord, RunRecord
 from results.curves import draw_curves
-from results.metrics import AnyRecord
 from results.store import Store, StoreError
 
 

@@ -297,4 +297,4 @@ def test_the_playbooks_advice_goes_through_every_factor() -> None:
         seen.add(study.factor)
         goal, why = next_goal(study, "better")
         assert re.search(r"\w", why)
-    assert seen == _OTHER_FACTOR.keys()
+    assert seen == _OTHER_FACTOR.keys() - {"data parallel"}, "which needs devices that not every lab has"

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from executor.executor import Executor
-from executor.experiment import Execution, Experiment, Sink
+from executor.experiment import Execution, Experiment, RunRecord, Sink
 from orchestrator import AIResearchTeam
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.agents.team import setup_team
-from orchestrator.cli.main import app
+from orchestrator.cli.main import load
 from orchestrator.cli.options import lab_options
 from orchestrator.command import repeating
 from orchestrator.context import Context, Progress, RunExperiment, Silent, Terms
@@ -32,6 +31,7 @@ from orchestrator.settings import Settings
 from orchestrator.sprint import Budgets, Sprint
 from policies.decision import Request
 from policies.model import PartialLimits, load_policy
+from results.series import read_folder
 from results.store import RunFolder, Store
 from tests.conftest import Bench
 
@@ -135,7 +135,7 @@ def test_a_goal_becomes_a_plan_code_an_execution_a_verdict_and_a_folder(
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
         "sprint_summary.json", "experiment.py", "requirements.txt", "metrics.jsonl", "stdout.log", "stderr.log",
-        "artifacts", "curves.png", "events.jsonl", "agents.jsonl",
+        "artifacts", "curves.png", "events.jsonl", "agents.jsonl", "report.html", "report.md", "figures",
     }  # fmt: skip
 
 
@@ -240,6 +240,50 @@ def test_a_run_that_did_not_complete_is_never_a_verdict(
 # ---- the team as a Python object ----
 
 
+LONG = """
+import random, time
+import lab
+
+LENGTH = lab.fit_steps(0.01, 1)
+
+def train(arm, seed, lr):
+    time.sleep(0.7)
+    noise = random.Random(seed).random()
+    for step in range(LENGTH):  # a whole number, in further containers, too
+        lab.log(step=step, loss=noise)
+    return {"val_loss": noise - (0.1 if arm == "b" else 0.0) * (1 + noise) + abs(lr - 2), "length": LENGTH}
+
+lab.compare(train, ["a", "b"], seeds=range(8), tune={"lr": [1, 2, 3]})
+print("all made")
+"""
+
+
+def test_a_study_that_is_too_long_for_one_container_goes_on_in_further_ones(
+    run_experiment: RunExperiment, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    budgets = Budgets(implementation=60)
+    with sprint(Scripted(code=lambda: LONG), run_experiment, tmp_path, budgets, Told()) as (one, folder):
+        summary = one.run("Is a better than b?")
+    implementation = summary["phases"]["implementation"]
+    assert implementation["execution"]["success"] and len(implementation["further_containers"]) >= 1
+    assert any("goes on in container 2" in note for note in notes)
+    numbers = summary["phases"]["validation"]["numbers"]
+    assert [(arm["ok"], arm["skipped"], arm["trials"]) for arm in numbers["arms"]] == [(8, 0, 3)] * 2
+    assert summary["verdict"].startswith("B is better") or numbers["verdict"]["arm"] == "b"
+    made = [record for record in read_folder(folder.path).records if isinstance(record, RunRecord)]
+    ok = [(run.arm, run.seed) for run in made if run.phase == "confirm" and run.status == "ok"]
+    assert len(ok) == len(set(ok)) == 16, "no training was made twice"
+    assert len({run.values["length"] for run in made if run.status == "ok"}) == 1, "all are equally long"
+    assert (folder.path / "stdout.log").read_text().count("all made") == 1 + len(implementation["further_containers"])
+    assert "8 pairs" in (folder.path / "report.md").read_text() or "| 8 |" in (folder.path / "report.md").read_text()
+
+
 def test_several_sprints_in_a_row_from_python(tmp_path: Path) -> None:
     options = LabOptions(backend="oci", limits=PartialLimits.model_validate({"wall": "25s"}))
     team = AIResearchTeam(results_dir=tmp_path, options=options)
@@ -272,14 +316,29 @@ def test_a_goal_on_several_lines_becomes_one() -> None:
 
 @pytest.mark.parametrize("goal", ["AdamW vs Lion; it's 'quoted'", "--help", "-1 vs 1"])
 def test_the_recorded_command_says_every_option_that_was_given(goal: str) -> None:
-    limits = {"wall": "1.5m", "cpus": 0.5, "memory": "1.5GiB", "pids": 64, "workspace": "10MB", "gpus": 0}
-    options = LabOptions("my policy.yaml", "docker", "runsc", "a/b:c", PartialLimits.model_validate(limits))
+    limits = {
+        "wall": "1.5m",
+        "cpus": 0.5,
+        "memory": "1.5GiB",
+        "pids": 64,
+        "workspace": "10MB",
+        "gpus": 2,
+        "gpu_memory": "8GiB",
+    }
+    options = LabOptions(
+        "my policy.yaml", "docker", "runsc", "a/b:c", PartialLimits.model_validate(limits), gpu_wait=90
+    )
     words = shlex.split(repeating(goal, "local", options, Path("/tmp/my results"), 7))
     assert words[:2] == ["labsandbox", "run"]
     # What the command line itself makes of it.
-    run = get_command(app).commands["run"].make_context("run", words[2:]).params  # type: ignore[attr-defined]
+    run = load("run").make_context("run", words[2:]).params
     again = lab_options(
-        run["policy"], run["backend"], run["runtime"], run["image"], **{name: run[name] for name in limits}
+        run["policy"],
+        run["backend"],
+        run["runtime"],
+        run["image"],
+        run["gpu_wait"],
+        **{name: run[name] for name in limits},
     )
     assert (run["goal"], run["agents"], str(run["results"]), run["seed"]) == ([goal], "local", "/tmp/my results", 7)
     assert again == options

@@ -7,14 +7,15 @@ import pytest
 
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
-from executor.experiment import Experiment, MetricRecord, Outcome, PlanRecord
+from executor.experiment import Experiment, KeptRecord, MetricRecord, Outcome, PlanRecord
 from orchestrator.local_agents.playbook.goals import read_goal
 from orchestrator.local_agents.playbook.writing import write_experiment
 from policies.audit import AuditLog
 from policies.decision import Request
 from policies.model import PartialLimits, load_policy
 from policies.state import cache_dir
-from results.analysis import Analysis, analyse
+from results.analysis import analyse
+from results.findings import Analysis
 from tests.conftest import Recorded
 from tests.studies import EIGHT_FACTORS
 
@@ -35,7 +36,8 @@ def run_study(goal: str, state: Path, wall: str) -> tuple[Analysis, Recorded]:
 def test_each_factor_completes_in_little_time_with_an_honest_verdict(goal: str, own_state: Path) -> None:
     study = read_goal(goal)
     analysis, sink = run_study(goal, own_state, "24s")
-    assert isinstance(sink.records[0], PlanRecord), "the plan stands before anything ran"
+    first = next(record for record in sink.records if not isinstance(record, KeptRecord))
+    assert isinstance(first, PlanRecord), "the plan stands before anything ran"
     assert [arm.name for arm in analysis.arms] == [arm.name for arm in study.arms]
     assert analysis.primary == study.primary
     pairs = min((contrast.pairs for contrast in analysis.contrasts), default=0)
@@ -57,8 +59,7 @@ def test_each_factor_completes_in_little_time_with_an_honest_verdict(goal: str, 
 def test_what_a_goal_says_besides_its_factor_is_run_as_said(goal: str, own_state: Path) -> None:
     study = read_goal(goal)
     analysis, sink = run_study(goal, own_state, "24s")
-    plan = sink.records[0]
-    assert isinstance(plan, PlanRecord)
+    plan = next(record for record in sink.records if isinstance(record, PlanRecord))
     assert (plan.primary, plan.lower_is_better) == (study.primary, study.lower_is_better)
     assert len(plan.seeds) == study.seeds and bool(plan.tune) == bool(study.tune)
     assert all(arm.ok for arm in analysis.arms)
@@ -72,3 +73,14 @@ def test_checkpointing_saves_memory_and_leaves_the_loss_alone(own_state: Path) -
     runs = {(r.seed, r.arm): r.values["val_loss"] for r in sink.records if getattr(r, "type", "") == "run"}  # type: ignore[attr-defined]
     for seed in range(8):
         assert runs[seed, "off"] == pytest.approx(runs[seed, "on"], abs=1e-3)
+
+
+def test_data_parallel_training_gives_throughput_and_the_same_loss_on_one_and_two_devices(own_state: Path) -> None:
+    analysis, sink = run_study("Compare data-parallel training on 1 vs 2 devices with 2 seeds", own_state, "60s")
+    one, two = analysis.arms
+    assert (one.ok, two.ok) == (2, 2) and analysis.primary == "samples_per_s"
+    runs = {(r.seed, r.arm): r.values for r in sink.records if getattr(r, "type", "") == "run"}  # type: ignore[attr-defined]
+    for seed in (0, 1):
+        losses = [runs[seed, arm]["val_loss"] for arm in ("1 device", "2 devices")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3), "the devices share one and the same training"
+        assert all(runs[seed, arm]["samples_per_s"] > 0 for arm in ("1 device", "2 devices"))

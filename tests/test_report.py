@@ -1,0 +1,205 @@
+"""What a report promises: everything that was found, nothing that runs, and a page for every sprint there ever was."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from executor.experiment import AnyRecord, MetricRecord, PlanRecord, RunRecord
+from results.report.report import write_report
+from results.store import Store
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'](javascript:alert(3)) | `$x^2$` & \u202e"
+
+
+def records(arms: Sequence[str] = ("AdamW", "Lion"), metric: str = "test_loss", seeds: int = 7) -> list[AnyRecord]:
+    rng = np.random.default_rng(1)
+    found: list[AnyRecord] = [
+        PlanRecord(
+            t=0, factor="optimizer", arms=list(arms), seeds=list(range(seeds)), primary=metric, lower_is_better=True,
+            tune={"lr": [0.1, 0.2, 0.3]}, unit="nats", repeats=1,
+            settings={arms[-1]: {"weight_decay": 0.05}},
+        )
+    ]  # fmt: skip
+    for place, arm in enumerate(arms):
+        for lr in (0.1, 0.2, 0.3):
+            status = "diverged" if (place, lr) == (1, 0.3) else "ok"
+            values = {metric: math.nan if status == "diverged" else abs(lr - 0.2) + 1}
+            found.append(
+                RunRecord(
+                    t=1, arm=arm, seed=99, phase="tune", status=status, values=values, config={"lr": lr}, seconds=1
+                )
+            )
+    for seed in range(seeds):
+        noise = rng.normal()
+        for place, arm in enumerate(arms):
+            end, value = 100.0 + 10 * seed + place, 2.0 + noise * 0.1 - 0.05 * place - 0.001 * seed
+            for step in range(5):
+                values = {metric: value + 1 / (step + 1)}
+                found.append(
+                    MetricRecord(t=end - 4 + step, step=step, arm=arm, seed=seed, phase="confirm", values=values)
+                )
+            found.append(
+                RunRecord(
+                    t=end, arm=arm, seed=seed, phase="confirm", status="ok", values={metric: value, "parameters": 1e5},
+                    config={"lr": 0.2}, seconds=4,
+                )
+            )  # fmt: skip
+    return found
+
+
+def sprint(tmp_path: Path, found: Sequence[AnyRecord], summary: dict[str, Any]) -> Path:
+    """The folder of a sprint that left these, with its report."""
+    with Store(tmp_path / "results").new("sprint") as folder:
+        for record in found:
+            folder.record(record)
+        folder.close()
+        folder.write_text("requirements.txt", "torch==2\n")
+        folder.write_json("sprint_summary.json", summary)
+        write_report(folder, summary, tmp_path / "audit.jsonl")
+    return folder.path
+
+
+class Page(HTMLParser):
+    """What of a page matters here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+GOAL = {"goal": "Compare AdamW vs. Lion", "command": "labsandbox run 'Compare AdamW vs. Lion'", "seed": 0, "phases": {}}
+
+
+def test_a_report_answers_what_a_researcher_asks(tmp_path: Path) -> None:
+    folder = sprint(tmp_path, records(), GOAL)
+    page = Page((folder / "report.html").read_text())
+    for wanted in (
+        "better: Lion", "t interval", "BCa interval", "sign-flip", "Cohen", "Ratio of perplexities", "Steps to target",
+        "After equally long training", "Every pair", "Fixed", "weight_decay 0.05", "Diverged", "Noise floor",
+        "the exact sign-flip test",
+        "labsandbox run", "At another scale", "parameters", "Every trial of the tuning", "the baseline was not run twice",
+        "torch==2", hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest(),
+    ):  # fmt: skip
+        assert wanted in page.text, wanted
+    assert page.tags.count("figure") == 5 and page.tags.count("svg") == 5
+    assert all(label for name, label in page.attributes if name == "aria-label")
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# Compare AdamW vs. Lion") and "**better: Lion.**" in text
+    for name in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_opens_without_a_network_and_lets_nothing_run(tmp_path: Path) -> None:
+    page = Page((sprint(tmp_path, records(), GOAL) / "report.html").read_text())
+    assert not {"script", "iframe", "object", "embed", "link", "form", "base"} & set(page.tags)
+    policy = next(value for _, value in page.attributes if value.startswith("default-src"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "action"):
+            assert value.startswith(("#", "data:image/png;base64,")), (name, value)
+    names = [value for name, value in page.attributes if name == "id"]
+    assert len(names) == len(set(names)), "an id is there twice"
+
+
+def test_nothing_from_an_experiment_or_an_agent_is_markup(tmp_path: Path) -> None:
+    evil = EVIL[:100]
+    phases = {
+        "discussion": {"action_plan": evil, "individual_responses": {evil: evil}},
+        "implementation": {"code": evil},
+        "validation": {"analysis": evil, "verdict": evil},
+        "self_healing": {"attempts": [{"failure": evil, "decision": evil}]},
+    }
+    summary = {**GOAL, "goal": evil, "command": evil, "agents": evil, "verdict": evil, "phases": phases}
+    folder = sprint(tmp_path, records(arms=(evil + "a", evil + "b"), metric=evil), summary)
+    page = Page((folder / "report.html").read_text())
+    assert not {"script", "img"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "alert(1)" in page.text
+    for line in (folder / "report.md").read_text().splitlines():
+        if not line.startswith("    "):  # a code block's
+            assert "<script" not in line.replace("\\<", "") and "](javascript" not in line.replace("\\]", "")
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {},
+        {"goal": 7, "phases": []},
+        {"phases": {"implementation": {"execution": {"success": True, "stdout": "hi"}}}},
+        {
+            "phases": {
+                "implementation": {"execution": "none", "further_containers": "no"},
+                "self_healing": {"attempts": 3},
+            }
+        },
+    ],
+)
+def test_a_summary_that_lacks_parts_or_has_others_still_gives_a_page(summary: dict[str, Any], tmp_path: Path) -> None:
+    page = Page((sprint(tmp_path, [], summary) / "report.html").read_text())
+    assert "not a comparison" in page.text and "Nothing was logged." in page.text
+
+
+numbers = st.floats(width=64) | st.sampled_from([0.0, 1e308, -1e308, 5e-324, math.inf, math.nan])
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(values=st.lists(st.tuples(numbers, numbers), min_size=2, max_size=9), rate=numbers)
+def test_any_recorded_numbers_give_a_page(values: list[tuple[float, float]], rate: float, tmp_path: Path) -> None:
+    found: list[AnyRecord] = [
+        PlanRecord(t=0, factor="f", arms=["a", "b"], seeds=list(range(len(values))), primary="m", lower_is_better=True)
+    ]
+    for seed, pair in enumerate(values):
+        for arm, value in zip("ab", pair, strict=True):
+            config = {"lr": rate} if math.isfinite(rate) else {}
+            for phase in ("tune", "confirm"):
+                found.append(
+                    MetricRecord(t=seed + 0.5, step=seed, arm=arm, seed=seed, phase=phase, values={"m": value})
+                )
+                found.append(
+                    RunRecord(
+                        t=seed + 1, arm=arm, seed=seed, phase=phase, status="ok", values={"m": value},
+                        config={**config, "n": seed}, seconds=1,
+                    )
+                )  # fmt: skip
+    assert Page((sprint(tmp_path, found, GOAL) / "report.html").read_text()).tags.count("h1") == 1
+
+
+def test_numbers_in_the_page_are_those_of_the_analysis(tmp_path: Path) -> None:
+    from results.analysis import analyse
+
+    folder = sprint(tmp_path, records(), GOAL)
+    (contrast,) = analyse(records()).contrasts
+    text = Page((folder / "report.html").read_text()).text
+    for value in (contrast.mean, contrast.low, contrast.high):
+        assert f"{value:+.4g}" in text
+    assert json.dumps(contrast.pairs) in text

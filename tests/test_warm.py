@@ -1,0 +1,339 @@
+"""Promises of warm containers: as safe as others, used once, for runs of exactly their kind, and no run can tell."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.backends.base import Backend
+from executor.backends.conformance import run_suite
+from executor.backends.oci import OciBackend
+from executor.executor import Executor
+from executor.experiment import Execution, Experiment, Outcome, Sink
+from executor.handover import PoolServer, Recipe, RemotePool
+from executor.warm import Pool
+from policies.audit import AuditLog
+from policies.decision import Request
+from policies.model import PartialLimits, Policy, Warm, load_policy
+from policies.state import cache_dir
+from tests.conftest import Recorded
+from tests.test_conformance import backend_of, own_containers
+
+FORK = get_context("fork")
+DEFAULT = load_policy("default").model_copy(update={"warm": Warm(count=1)})
+
+
+class Ready(Executor):
+    """Runs everything in a container that waited."""
+
+    def __init__(self, backend: Backend, audit: AuditLog) -> None:
+        self.pool = Pool(audit)
+        super().__init__(backend, audit, pool=self.pool)
+
+    def run(
+        self, experiment: Experiment, policy: Policy, request: Request, sink: Sink, *rest: Any, **more: Any
+    ) -> Execution:
+        decision = self._judge(request, policy, self.backend.capabilities())
+        if decision.allow and not self._packages(experiment, policy):
+            self.warm_up(experiment, policy, request)
+            kind = self._kind(experiment, policy, decision, self.backend.capabilities())
+            assert kind is not None
+            self.wait(key=kind.key)
+        return super().run(experiment, policy, request, sink, *rest, **more)
+
+    def wait(self, count: int = 1, key: str | None = None) -> None:
+        deadline = time.monotonic() + 60
+        while self.pool.waiting(key) < count:
+            assert time.monotonic() < deadline, "no container came to wait"
+            time.sleep(0.005)
+
+
+def events(state: Path, name: str) -> list[dict[str, Any]]:
+    return [record for record in AuditLog(state / "audit.jsonl").records() if record["event"] == name]
+
+
+def request(**limits: Any) -> Request:
+    return Request(limits=PartialLimits.model_validate(limits))
+
+
+@pytest.fixture
+def ready(backend: Backend, own_state: Path) -> Iterator[Ready]:
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    yield executor
+    executor.pool.close()
+    assert own_containers(backend) == []
+
+
+def run(executor: Executor, code: str, policy: Policy = DEFAULT, seed: int = 0, **limits: Any) -> tuple[Execution, str]:
+    sink = Recorded()
+    imports = tuple(name for name in ("numpy", "torch") if f"import {name}" in code)
+    execution = executor.run(Experiment(code=code, seed=seed, imports=imports), policy, request(**limits), sink)
+    return execution, sink.stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["oci+runc", "docker+runc", "oci+runsc"])
+def test_every_attack_is_held_in_a_warm_container(name: str, own_state: Path, cpu_image: str) -> None:
+    backend = backend_of(name, own_state, cpu_image)
+    policy = load_policy("gvisor" if name.endswith("runsc") else "default")
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    try:
+        findings = list(run_suite(executor, policy.model_copy(update={"warm": Warm(count=1)})))
+    finally:
+        executor.pool.close()
+    assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
+    assert len(findings) >= 60
+    waited = {record["container"] for record in events(own_state, "warm")}
+    started = [record["container"] for record in events(own_state, "start")]
+    assert len(set(started)) == len(started), "each ran in its own"
+    # The suite ends all that is beside its probes, what waits among it: the run after that has a new one.
+    assert len(set(started) - waited) <= 1, "each ran in one that had waited"
+    assert own_containers(backend) == []
+
+
+TELL = """
+import json, multiprocessing, os, pickle, signal, sys
+class Thing: pass
+def square(x): return x * x
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        spawned = pool.map(square, [3])
+    print(json.dumps({
+        "file": __file__, "argv": sys.argv, "path": sys.path, "flags": str(sys.flags), "cwd": os.getcwd(), "uid": os.getresuid(),
+        "main": sys.modules["__main__"].square is square, "globals": sorted(globals()), "hash": hash("seeded"),
+        "environment": {name: value for name, value in os.environ.items() if name != "LAB_DEADLINE"}, "spawned": spawned,
+        "pickled": type(pickle.loads(pickle.dumps(Thing()))).__module__, "umask": os.umask(0o22), "listed": os.listdir("."),
+        "pipe": str(signal.getsignal(signal.SIGPIPE)), "stdin": os.read(0, 1).decode(),
+        "files": sorted(os.listdir("/proc/self/fd")),
+    }))
+"""
+
+
+def test_a_run_cannot_tell_that_its_container_waited(ready: Ready) -> None:
+    cold = Executor(ready.backend, ready._audit)
+    (first, plain), (second, warmed) = run(cold, TELL, seed=3, wall="20s"), run(ready, TELL, seed=3, wall="20s")
+    assert first.success and second.success, second.stderr
+    assert json.loads(warmed) == json.loads(plain)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f():\n    return 1 / 0\ntry:\n    f()\nexcept Exception as e:\n    raise ValueError('x') from e",
+        "x = = 1",
+        "import sys; sys.exit(7)",
+        "raise SystemExit('told')",
+        "import atexit; atexit.register(print, 'bye'); print('hello')",
+        "import os; os.abort()",
+        "import nothing_of_the_kind",
+    ],
+)
+def test_it_ends_as_it_would_have_ended(ready: Ready, code: str) -> None:
+    if ready.backend.name != "oci":
+        return
+    cold = Executor(ready.backend, ready._audit)
+    (first, plain), (second, warmed) = run(cold, code), run(ready, code)
+    assert (second.outcome, second.returncode, second.signal) == (first.outcome, first.returncode, first.signal)
+    assert (second.stderr, warmed) == (first.stderr, plain)
+
+
+def test_modules_are_loaded_before_the_run_and_its_clock_and_account_begin_with_it(
+    ready: Ready, own_state: Path
+) -> None:
+    code = "import torch, lab, time; print(time.process_time(), lab.time_left())"
+    ready.warm_up(Experiment(code="", imports=("torch",)), DEFAULT, request(wall="5s"))
+    ready.wait()
+    time.sleep(2)
+    execution, out = run(ready, code, wall="5s")
+    process, left = map(float, out.split())
+    assert execution.success and process > 0.5, "torch was loaded in this process"
+    assert left > 4.5
+    assert execution.usage.cpu_s is not None and execution.usage.cpu_s < process
+    (start,) = events(own_state, "start")
+    assert start["container"] == events(own_state, "warm")[0]["container"]
+    assert execution.limits["wall"].effective == 5
+
+
+def test_each_serves_one_run(ready: Ready, own_state: Path) -> None:
+    for number in range(3):
+        execution, out = run(ready, f"import os; print(os.listdir('/tmp')); open('/tmp/{number}', 'w').close()")
+        assert execution.success and out == "[]\n"
+    containers = [record["container"] for record in events(own_state, "start")]
+    assert len(set(containers)) == 3
+    ids = [record["execution"] for record in events(own_state, "end")]
+    assert len(set(ids)) == 3 and set(ids) <= {record["execution"] for record in events(own_state, "warm")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cpus": 1.0}, {"memory": "1GiB"}, {"pids": 99}, {"workspace": "9MiB"}, {"tmp": "9MiB"}, {"shm": "9MiB"}, {"files": 999},
+        {"open_files": 512}, {"seed": 1}, {"policy": {"environment": ("A=1",)}}, {"code": "import numpy"},
+    ],
+)  # fmt: skip
+def test_a_run_of_another_kind_never_takes_it(own_state: Path, change: dict[str, Any]) -> None:
+    executor = Ready(OciBackend(own_state, cache_dir()), AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    change = dict(change)
+    policy = DEFAULT.model_copy(update={**change.pop("policy", {}), "warm": Warm(count=1)})
+    seed, code = change.pop("seed", 0), change.pop("code", "print(1)")
+    imports = ("numpy",) if "numpy" in code else ()
+    Executor.run(executor, Experiment(code=code, seed=seed, imports=imports), policy, request(**change), Recorded())
+    executor.pool.close()
+    (start,) = events(own_state, "start")
+    assert start["container"] != events(own_state, "warm")[0]["container"]
+
+
+def test_limits_that_come_with_the_job_do_not_matter_to_the_kind_and_hold(ready: Ready, own_state: Path) -> None:
+    ready.warm_up(Experiment(code=""), DEFAULT, Request())
+    ready.wait()
+    limits = request(wall="1s", output="64KiB")
+    execution = Executor.run(ready, Experiment(code="while True: print('x' * 99)"), DEFAULT, limits, Recorded())
+    assert execution.outcome is Outcome.OUTPUT_LIMIT
+    assert events(own_state, "start")[0]["container"] == events(own_state, "warm")[0]["container"]
+
+
+def test_one_that_died_while_it_waited_is_not_used(own_state: Path) -> None:
+    backend = OciBackend(own_state, cache_dir())
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    (found,) = backend.found()
+    found.container.kill()
+    time.sleep(0.2)
+    execution = Executor.run(executor, Experiment(code="print(1)"), DEFAULT, Request(), Recorded())
+    executor.pool.close()
+    assert execution.success and execution.execution_id != found.execution_id
+    assert backend.found() == []
+
+
+def test_those_that_nobody_asks_for_are_retired(own_state: Path) -> None:
+    backend = OciBackend(own_state, cache_dir())
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    terms = Warm.model_validate({"count": 2, "idle": "1s"})
+    executor.warm_up(Experiment(code=""), DEFAULT.model_copy(update={"warm": terms}), Request())
+    executor.wait(2)
+    deadline = time.monotonic() + 20
+    while backend.found() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert backend.found() == []
+    executor.pool.close()
+
+
+def test_a_killed_owner_leaves_nothing_after_the_next_sweep(backend: Backend, own_state: Path) -> None:
+    def own() -> None:
+        executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+        executor.warm_up(Experiment(code=""), DEFAULT.model_copy(update={"warm": Warm(count=2)}), Request())
+        executor.wait(2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = FORK.Process(target=own)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    waited = {record["execution"] for record in events(own_state, "warm")}
+    assert len(waited) == 2
+    time.sleep(0.5)
+    Executor(backend, AuditLog(own_state / "audit.jsonl")).sweep()
+    assert not waited & {found.execution_id for found in backend.found()}
+
+
+def test_a_changed_image_is_never_hidden_by_a_container_that_waited(own_state: Path) -> None:
+    backend = OciBackend(own_state, cache_dir())
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    (shelf,) = executor.pool._shelves.values()
+    shelf.waiting[0] = replace(
+        shelf.waiting[0], image=shelf.waiting[0].image.model_copy(update={"digest": "sha256:other"})
+    )
+    execution = Executor.run(executor, Experiment(code="print(1)"), DEFAULT, Request(), Recorded())
+    executor.pool.close()
+    assert execution.success
+    assert events(own_state, "start")[0]["container"] == execution.execution_id
+    assert backend.found() == []
+
+
+def socket_in(state: Path) -> Path:
+    """At a path that is longer than a socket's address may be."""
+    folder = state / ("long" * 30)
+    folder.mkdir(exist_ok=True)
+    return folder / "serve.sock"
+
+
+@contextmanager
+def service(state: Path, made: Callable[[Recipe], Backend]) -> Iterator[Pool]:
+    pool = Pool(AuditLog(state / "audit.jsonl"))
+    server = PoolServer(socket_in(state), pool, made)
+    try:
+        yield pool
+    finally:
+        server.close()
+        pool.close()
+
+
+def test_another_process_takes_containers_that_a_service_made(backend: Backend, own_state: Path) -> None:
+    backend.prepare(print)
+    with service(own_state, lambda recipe: backend) as pool:
+        client = Executor(backend, AuditLog(own_state / "audit.jsonl"), pool=RemotePool(socket_in(own_state)))
+        client.warm_up(Experiment(code=""), DEFAULT, Request())
+        deadline = time.monotonic() + 30
+        while not pool.full() or not pool.waiting():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ended: list[Execution] = []
+
+        def own() -> None:
+            sink = Recorded()
+            execution = client.run(Experiment(code="print('handed over')"), DEFAULT, Request(), sink)
+            assert sink.stdout == b"handed over\n"
+            ended.append(execution)
+            os._exit(0 if execution.success else 1)
+
+        child = FORK.Process(target=own)
+        child.start()
+        child.join(30)
+        assert child.exitcode == 0
+    start, warm = events(own_state, "start"), events(own_state, "warm")
+    assert start[0]["container"] == warm[0]["container"] and start[0]["execution"] == warm[0]["execution"]
+    assert own_containers(backend) == []
+
+
+def test_what_a_service_gave_to_a_process_that_died_ends_with_it(own_state: Path) -> None:
+    backend = OciBackend(own_state, cache_dir())
+    backend.prepare(print)
+    with service(own_state, lambda recipe: backend) as pool:
+        client = Executor(backend, AuditLog(own_state / "audit.jsonl"), pool=RemotePool(socket_in(own_state)))
+        client.warm_up(Experiment(code=""), DEFAULT, Request())
+        while not pool.full() or not pool.waiting():
+            time.sleep(0.01)
+
+        def own() -> None:
+            client.run(Experiment(code="import time; time.sleep(60)"), DEFAULT, Request(), Recorded())
+
+        child = FORK.Process(target=own)
+        child.start()
+        while not events(own_state, "start"):
+            time.sleep(0.01)
+        taken = events(own_state, "start")[0]["container"]
+        os.kill(child.pid or 0, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while taken in {found.execution_id for found in backend.found()}:
+            assert time.monotonic() < deadline, "it goes on without anybody"
+            time.sleep(0.05)
+
+
+def test_without_a_service_runs_make_their_own(own_state: Path) -> None:
+    backend = OciBackend(own_state, cache_dir())
+    client = Executor(backend, AuditLog(own_state / "audit.jsonl"), pool=RemotePool(socket_in(own_state)))
+    client.preflight(DEFAULT, Request())
+    socket_in(own_state).write_text("of one that was killed")
+    assert client.run(Experiment(code="print(1)"), DEFAULT, Request(), Recorded()).success
