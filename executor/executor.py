@@ -24,15 +24,15 @@ from executor.errors import (
 )
 from executor.experiment import AuditRef, Execution, Experiment, ImageRef, Outcome, Sink
 from executor.gpus.account import gpu_seconds
-from executor.gpus.choice import Wanted
+from executor.gpus.choice import Wanted, fitting
 from executor.gpus.lending import Gpus, Loan
 from executor.job import ahead_of, gpu_environment, job_of, library, study_file
-from executor.leases import Lease
+from executor.leases import Lease, NotWanted, Unwanted
 from executor.limits import check, table
 from executor.ownership import Owner
-from executor.places import NotWanted, Places
-from executor.posture import posture_of
-from executor.run import Run, Unwanted, execution_of, limits_hit
+from executor.places import Places
+from executor.posture import posture_of, torch_problem
+from executor.run import Run, execution_of, limits_hit
 from executor.verdict import judge
 from executor.warm import Kind, Supply, Warm
 from executor.watchdog import INTERVAL, Watchdog
@@ -108,6 +108,12 @@ class Executor:
         kind = self._kind(experiment, policy, decision, self.backend.capabilities())
         if self._pool is not None and kind is not None and not self._packages(experiment, policy):
             self._pool.keep(kind, self.backend, policy.warm, _lifetime(decision))
+
+    def side_by_side(self, decision: Decision, request: Request) -> int | None:
+        """How many runs on these terms this machine has GPUs for at a time; None where they need none, or share them."""
+        if decision.limits.gpus == 0 or decision.gpu.sharing == "shared":
+            return None
+        return len(fitting(self._gpus.machine, self._wanted(decision, request))) // decision.limits.gpus
 
     def run(
         self,
@@ -191,6 +197,8 @@ class Executor:
             self._timed(run, "prepare_s", lambda: self._prepare(run))
             with self._lent(run):
                 self._in_container(run, sink)
+        except NotWanted as why:
+            return self._close(run, Outcome.CANCELLED, str(why))
         except PackagesUnavailable as error:
             return self._close(run, Outcome.FAILED, str(error))
         except RequestDenied as error:
@@ -243,15 +251,20 @@ class Executor:
         return decide(request, policy, capabilities, self._ceilings, used)
 
     def _wanted(self, decision: Decision, request: Request) -> Wanted:
-        return Wanted.of(decision, request, self.backend.capabilities().isolation == "gvisor")
+        """What is wanted of GPUs. Raises SandboxUnavailable when it can never be given here."""
+        gvisor = self.backend.capabilities().isolation == "gvisor"
+        self._gpus.check(Wanted.of(decision, request, gvisor))
+        machine = self._gpus.machine
+        problems = self.backend.gpu_problems(machine)
+        wanted = Wanted.of(decision, request, gvisor, problems)
+        if problems and len(fitting(machine, wanted)) < wanted.count:
+            raise SandboxUnavailable(f"asked for {wanted.count} GPU(s): {next(iter(problems.values()))}")
+        return wanted
 
     def _check_gpus(self, decision: Decision, request: Request) -> None:
         """Raises SandboxUnavailable when GPUs were asked for and can never be given here."""
-        if decision.limits.gpus == 0:
-            return
-        self._gpus.check(self._wanted(decision, request))
-        if (problem := self.backend.gpu_problem(self._gpus.machine)) is not None:
-            raise SandboxUnavailable(f"asked for {decision.limits.gpus} GPU(s): {problem}")
+        if decision.limits.gpus > 0:
+            self._wanted(decision, request)
 
     @contextmanager
     def _lent(self, run: Run) -> Iterator[None]:
@@ -285,7 +298,8 @@ class Executor:
 
     def _lend(self, run: Run) -> Loan:
         wanted = self._wanted(run.decision, run.request)
-        return self._gpus.lend(run.id, wanted, run.decision.gpus_per_user, run.request.gpu_wait, self._progress)
+        per_user, wait = run.decision.gpus_per_user, run.request.gpu_wait
+        return self._gpus.lend(run.id, wanted, per_user, wait, self._progress, run.unwanted)
 
     def _packages(self, experiment: Experiment, policy: Policy) -> tuple[str, ...]:
         """What is required and not held; and what is imported and not held, as far as the policy fetches such things.
@@ -418,6 +432,9 @@ class Executor:
         isolation = run.capabilities.isolation
         devices = run.loan.devices if run.loan else ()
         posture = posture_of(container, greeting, isolation, frozenset(device.uuid for device in devices))
+        needs_torch = devices and "torch" in run.experiment.imports
+        if needs_torch and (problem := torch_problem(greeting, self._gpus.machine.cuda)) is not None:
+            posture.deviations.append(problem)
         run.limits = table(run.decision, _requested(run), posture.limits, isolation, devices)
         self._note(
             run,

@@ -26,13 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.ownership import alive, pid_namespace, start_ticks
 
-_QUEUE = "queue.lock"
 _MAX_TICKET = 64 * 1024
 _TICK = 0.25
 """Seconds between two looks while waiting: devices also become free without anybody's saying so."""
+_SELDOM = 10
+"""How many times longer those wait between two looks at most who have waited long, or are far behind."""
 _PATIENCE = 20.0
 """Seconds to wait at most for the folder's lock, by those who do not wait for devices."""
-_NUMBER = re.compile(r"[0-9]{12}")
 _Uuid = Annotated[str, Field(pattern=r"^[A-Za-z0-9()/ -]{1,80}$")]
 
 
@@ -102,6 +102,31 @@ class Turn(BaseModel):
     """Why nothing yet, in a few words."""
 
 
+Unwanted = Callable[[], str | None]
+"""Asked again and again while something is waited for: why it is not wanted any more; None while it is."""
+_ASKING = 0.1
+"""Seconds between two such questions."""
+
+
+class NotWanted(Exception):
+    """Whoever waited was called off; it says why."""
+
+
+class Asking:
+    """Asks, not too often, whether what is waited for is wanted still."""
+
+    def __init__(self, unwanted: Unwanted | None) -> None:
+        self._unwanted = unwanted
+        self._asked = time.monotonic()
+
+    def __call__(self) -> None:
+        """Raises NotWanted."""
+        if self._unwanted is not None and time.monotonic() >= self._asked + _ASKING:
+            self._asked = time.monotonic()
+            if (why := self._unwanted()) is not None:
+                raise NotWanted(why)
+
+
 Choose = Callable[[Queue, Sequence[Claim]], Turn]
 """What to take, given the other claims, and those of them who wait and came before."""
 Look = Callable[[], Choose]
@@ -143,11 +168,17 @@ class Lease:
 class Leases:
     """The claims of one machine, in one folder."""
 
-    def __init__(self, folder: Path, things: str = "GPUs", tick: float = _TICK) -> None:
-        """things: what is lent, for messages. tick: seconds between two looks of the first in the queue."""
+    def __init__(
+        self, folder: Path, name: str = "gpu", things: str = "GPUs", tick: float = _TICK, trusting: bool = False
+    ) -> None:
+        """name: of the queue, of which a folder can have several. things: what is lent, for messages. tick: seconds between
+        two looks of the first in the queue. trusting: in a folder that another user made, too, who could remove tickets."""
         self._folder = folder
+        self._name = name
+        self._ticket = re.compile(rf"{name}-([0-9]{{12,18}})")
         self._things = things
         self._tick = tick
+        self._trusting = trusting
 
     def queue(self) -> Queue:
         """The living claims. Raises SandboxUnavailable."""
@@ -157,19 +188,28 @@ class Leases:
             return self._read(None)
 
     def take(
-        self, execution: str, count: int, look: Look, wait: float, told: Callable[[str], None] = lambda text: None
+        self,
+        execution: str,
+        count: int,
+        look: Look,
+        wait: float,
+        told: Callable[[str], None] = lambda text: None,
+        unwanted: Unwanted | None = None,
     ) -> Lease:
         """Waits for its turn and for what is then chosen.
 
         told: hears the place in the queue, when it changes. Raises SandboxUnavailable when `wait` seconds were not enough,
-        or the folder cannot be used; and whatever `look` raises.
+        or the folder cannot be used; NotWanted when `unwanted` says why; and whatever `look` raises.
         """
+        ask = Asking(unwanted)
         self._make_folder()
-        deadline = time.monotonic() + wait
+        came = time.monotonic()
+        deadline = came + wait
         lease: Lease | None = None
         said = ""
         try:
             while True:
+                ask()
                 choose = look()
                 with self._alone(max(_PATIENCE, deadline - time.monotonic())):
                     # The ticket and its first wish appear at once: whoever comes later finds both.
@@ -188,8 +228,9 @@ class Leases:
                 if state != said:
                     told(f"waiting: {state}")
                     said = state
-                # Those far behind look less often.
-                time.sleep(min(self._tick * min(place, 8), max(0.0, deadline - time.monotonic())))
+                # Those far behind, or who have waited long, look less often.
+                seldom = min(_SELDOM, place + (time.monotonic() - came))
+                time.sleep(min(self._tick * seldom, max(0.0, deadline - time.monotonic())))
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -206,10 +247,10 @@ class Leases:
             since=time.time(),
             count=count,
         )
-        number = max((number for number, _ in self._tickets()), default=0) + 1
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        number = max((claim.number for claim in self._read(None).claims), default=0) + 1
         try:
-            file = os.open(self._path(number), flags, 0o600)  # nobody else opens it before it is locked
+            while (file := self._new(number)) is None:
+                number += 1  # a file that is nobody's ticket, and not this user's to remove
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(file, 0o644)
         except OSError as error:
@@ -217,6 +258,14 @@ class Leases:
         lease = Lease(self, number, file, ticket)
         lease._write(ticket)
         return lease
+
+    def _new(self, number: int) -> int | None:
+        """A new ticket's file; None where there is one."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(self._path(number), flags, 0o600)  # nobody else opens it before it is locked
+        except FileExistsError:
+            return None
 
     def _read(self, mine: int | None) -> Queue:
         """The living claims but one's own; called by whoever holds the folder's lock."""
@@ -231,10 +280,11 @@ class Leases:
         return Queue(tuple(found))
 
     def _tickets(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.name), path) for path in self._folder.iterdir() if _NUMBER.fullmatch(path.name))
+        matched = ((self._ticket.fullmatch(path.name), path) for path in self._folder.iterdir())
+        return sorted((int(match[1]), path) for match, path in matched if match)
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:012d}"
+        return self._folder / f"{self._name}-{number:012d}"
 
     def _make_folder(self) -> None:
         """The folder is root's, or one's own where root has made none; only its owner could remove others' tickets."""
@@ -244,12 +294,15 @@ class Leases:
                 self._folder.mkdir()
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise SandboxUnavailable(f"cannot queue for {self._things} in {self._folder}: {error.strerror}") from None
+            raise SandboxUnavailable(
+                f"cannot queue for {self._things} in {self._folder}: {error.strerror} (as root: mkdir -m 1777 {self._folder}; "
+                "docs/security.md has how it is made at every boot)"
+            ) from None
         try:
             info = os.fstat(folder)
             if os.getuid() == 0 and info.st_uid != 0:
                 os.fchown(folder, 0, 0)  # whoever was first after the boot made it
-            elif info.st_uid not in (0, os.getuid()):
+            elif info.st_uid not in (0, os.getuid()) and not (self._trusting and stat.S_IMODE(info.st_mode) == 0o1777):
                 raise SandboxUnavailable(
                     f"{self._folder} is another user's (as root: chown root:root {self._folder}; docs/security.md has how it is "
                     "made at every boot)"
@@ -262,7 +315,7 @@ class Leases:
     @contextmanager
     def _alone(self, patience: float = _PATIENCE) -> Iterator[None]:
         """Nobody else reads or writes tickets meanwhile. Raises InfrastructureError when another keeps the lock so long."""
-        path = self._folder / _QUEUE
+        path = self._folder / f"{self._name}.lock"
         deadline = time.monotonic() + patience
         try:
             file = self._locked(path, deadline)

@@ -72,6 +72,14 @@ class Owner:
 
 def alive(pid: int, started: int) -> bool:
     """Whether the process of this namespace that had this pid and started then (clock ticks) is there still."""
+    if (ticks := start_ticks(pid)) is not None:
+        return ticks == started
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's, whom /proc does not show (hidepid, proc(5)): a pid that was reused cannot be told
+    except (ProcessLookupError, OverflowError):
+        return False
     return start_ticks(pid) == started
 
 

@@ -1,16 +1,15 @@
 """Whose turn it is to run: the machine's cores and memory, lent to runs across processes and users.
 
-A run without a GPU holds its share of the cores and of the memory while its container is there; one with GPUs queues for
-these alone. Of one user's runs only the first competes with the other users' firsts, for which the kernel keeps the rest
-waiting in the order of their coming (flock(2) on a file of that user's): a thousand that wait cost nothing. What becomes
-free goes to the user who holds least, then to who came first. Nobody who fits is passed by one that came later, so a
+A run holds its share of the cores and of the memory while its container is there; one with GPUs takes it when it has these.
+Of one user's runs only the first competes with the other users' firsts, for which the kernel keeps the rest waiting in the
+order of their coming (flock(2) on a file of that user's): a thousand that wait cost nothing. What becomes free goes to the
+user who holds least, then to who came first. Nobody who fits is passed by one that came later, so a
 large run is not starved by small ones.
 """
 
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from executor.errors import SandboxUnavailable
-from executor.leases import Choose, Claim, Held, Lease, Leases, Queue, Turn
+from executor.leases import Asking, Choose, Claim, Held, Lease, Leases, Queue, Turn, Unwanted
 from policies.model import Ceiling
 from policies.state import lock_dir, state_dir
 
@@ -27,14 +26,10 @@ CORES, MEMORY = "cores", "memory"
 _TICK = 0.01
 """Seconds between two looks of a user's first."""
 _ASKING = 0.1
-"""Seconds between two questions whether a run that waits is still wanted."""
+"""Seconds between two looks at whether a run that waits for its user's others is still wanted."""
 _OVERLAP = 2.0
 """Cores lent for every core there is: a run starts, loads and writes for a good part of its time."""
 _LONGEST = 7 * 86400.0
-
-
-class NotWanted(Exception):
-    """A run was called off while it waited; it says why."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Places:
     def __init__(self, room: Room, folder: Path | None = None, mine: Path | None = None) -> None:
         """folder: shared by the machine's users; mine: this user's own."""
         self.room = room
-        self._leases = Leases(folder or lock_dir() / "runs", "cores and memory", _TICK)
+        self._leases = Leases(folder or lock_dir(), "run", "cores and memory", _TICK, trusting=True)
         self._mine = mine or state_dir()
 
     def queue(self) -> Queue:
@@ -79,32 +74,27 @@ class Places:
         cores: float,
         memory: int,
         told: Callable[[str], None] = lambda text: None,
-        unwanted: Callable[[], str | None] | None = None,
+        unwanted: Unwanted | None = None,
+        beside: bool = False,
     ) -> Lease:
         """Waits until such a run has its turn, and holds its place until it is released.
 
-        told: hears what it waits for. Raises NotWanted when `unwanted` says why, SandboxUnavailable when nobody can queue.
+        told: hears what it waits for. beside: it does not queue behind this user's others, as it holds what they do not wait for.
+        Raises NotWanted when `unwanted` says why, SandboxUnavailable when nobody can queue.
         """
-        first = _InTurn(self._mine / "turn.lock")
-        asked = time.monotonic()
-
-        def ask() -> None:
-            nonlocal asked
-            if unwanted is not None and time.monotonic() > asked + _ASKING:
-                asked = time.monotonic()
-                if (why := unwanted()) is not None:
-                    raise NotWanted(why)
 
         def look() -> Choose:
-            ask()
             return lambda queue, ahead: turn(self.room, cores, memory, os.getuid(), queue, ahead)
 
+        if beside:
+            return self._leases.take(execution, 1, look, _LONGEST, told, unwanted)
+        first, ask = _InTurn(self._mine / "turn.lock"), Asking(unwanted)
         try:
             if not first.wait(_ASKING):
                 told("waiting: other runs of this user's are before this one")
                 while not first.wait(_ASKING):
                     ask()
-            return self._leases.take(execution, 1, look, _LONGEST, told)
+            return self._leases.take(execution, 1, look, _LONGEST, told, unwanted)
         finally:
             first.over()
 
@@ -137,7 +127,7 @@ class _InTurn:
     """The wait for a file's lock, which whoever comes first has first, and which can be given up."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:

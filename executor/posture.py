@@ -38,7 +38,8 @@ _NODES = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*", "10:2
 _HIDDEN = ("/proc/driver/nvidia", "/proc/driver/nvidia/params")
 _SOCKETS = ("/run/nvidia-persistenced/socket", "/run/nvidia-fabricmanager/socket")
 _MPS = "/tmp/nvidia-mps"
-_GVISORS_NODES = ("10:200", "10:229")  # tun and fuse, of its own kernel
+_GVISORS_NODES = frozenset({"10:200", "10:229"})  # tun and fuse, of its own kernel
+_RENUMBERED = frozenset({"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"})  # gVisor gives these a major number of its own
 _DEVICE_RULES = frozenset({"c *:* m", "b *:* m"} | {f"c {node} rwm" for node in _NODES})
 
 
@@ -171,11 +172,32 @@ def _bare(uuid: str) -> str:
 def _strange_nodes(greeting: Mapping[str, Any], lent: frozenset[str], isolation: Isolation) -> list[str]:
     """Device nodes that PID 1 finds below /dev and no container has, those aside that were lent."""
     told = greeting.get("nodes")
-    if not isinstance(told, list):
+    if not isinstance(told, dict):
         return ["the device nodes could not be read"]
-    own = {*_NODES, *lent, *(_GVISORS_NODES if isolation == "gvisor" else ())}
-    strange = {str(node)[:20] for node in told} - own
+    gvisor = isolation == "gvisor"
+    own = {*_NODES, *lent, *(_GVISORS_NODES if gvisor else ())}
+    renumbered = _RENUMBERED if gvisor and lent else frozenset()
+    strange = {str(node)[:20] for path, node in told.items() if path not in renumbered} - own
     return [f"the device node {node}" for node in sorted(strange) if f"{node.partition(':')[0]}:*" not in own]
+
+
+def torch_problem(greeting: Mapping[str, Any], cuda: str) -> str | None:
+    """Why the torch inside cannot use the devices that were lent; None where it can, or none is seen. Left to itself, much
+    code would go on without them.
+
+    cuda: the newest version that the driver takes; a torch built for another minor of it works (CUDA minor version
+    compatibility).
+    """
+    listed = greeting.get("gpus")
+    built = listed.get("torch") if isinstance(listed, dict) else None
+    if not isinstance(built, str):
+        return None
+    if not built:
+        return "the torch inside is built for CPUs only"
+    newest, wants = cuda.partition(".")[0], built[:20].partition(".")[0]
+    if newest.isdigit() and wants.isdigit() and int(wants) > int(newest):
+        return f"the torch inside is built for CUDA {built[:20]}, and the driver takes CUDA up to {cuda}"
+    return None
 
 
 def _expected(rule: str, nodes: frozenset[str]) -> bool:

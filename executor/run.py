@@ -1,6 +1,5 @@
 """What is known of one run while it goes, and the record that is made of it, whatever happened."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -20,12 +19,10 @@ from executor.experiment import (
     Usage,
 )
 from executor.gpus.lending import Loan
+from executor.leases import Unwanted
 from executor.warm import Kind, Warm
 from policies.decision import Capabilities, Decision, Request
 from policies.model import Policy
-
-Unwanted = Callable[[], str | None]
-"""Why a run is not wanted any more; None while it is."""
 
 
 @dataclass

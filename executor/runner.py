@@ -639,6 +639,17 @@ def cuda_devices() -> list[str]:
     return found
 
 
+def cuda_of_torch() -> str | None:
+    """The CUDA version that the torch in here was built for, as its own file says; "" for none, None where there is no torch."""
+    python = "lib/python%d.%d/" % sys.version_info[:2]
+    for prefix in (os.path.dirname(os.path.dirname(sys.executable)), sys.prefix):
+        for packages in (python + "site-packages", python + "dist-packages", "lib/python3/dist-packages"):
+            with suppress(OSError), open(os.path.join(prefix, packages, "torch/version.py")) as file:
+                said = [line.partition("=")[2].strip() for line in file if line.startswith("cuda")]
+                return said[-1].strip("'\"") if said and said[-1] != "None" else ""
+    return None
+
+
 def look_for_gpus() -> dict[str, object]:
     """What `visible_gpus` finds, in a child of the experiment's user; the driver's libraries stay out of this process."""
     read, write = os.pipe()
@@ -652,15 +663,16 @@ def look_for_gpus() -> dict[str, object]:
         os.close(write)
 
 
-def device_nodes() -> list[str]:
-    """`major:minor` of every device node below /dev."""
-    found = []
+def device_nodes() -> dict[str, str]:
+    """Path → `major:minor` of every device node below /dev."""
+    found = {}
     for folder, _, names in os.walk("/dev"):
         for name in names:
+            path = os.path.join(folder, name)
             with suppress(OSError):
-                info = os.lstat(os.path.join(folder, name))
+                info = os.lstat(path)
                 if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
-                    found.append("%d:%d" % (os.major(info.st_rdev), os.minor(info.st_rdev)))
+                    found[path] = "%d:%d" % (os.major(info.st_rdev), os.minor(info.st_rdev))
     return found
 
 
@@ -674,7 +686,7 @@ def facts() -> dict[str, object]:
     found["no_new_privs"] = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
     found["nodes"] = device_nodes()
     if os.path.exists(NVIDIA):
-        found["gpus"] = look_for_gpus()
+        found["gpus"] = {**look_for_gpus(), "torch": cuda_of_torch()}
     return found
 
 

@@ -44,8 +44,9 @@ def _with_gpus(docker: DockerBackend) -> str:
     machine = Nvml().machine
     if machine.problem:
         return "an engine answers"  # and it is said in a moment that there are none
-    if (problem := docker.gpu_problem(machine)) is not None:
-        raise SandboxUnavailable(problem)
+    problems = docker.gpu_problems(machine)
+    if len(problems) == len(machine.usable):
+        raise SandboxUnavailable(next(iter(problems.values()), "no GPU can be used"))
     if not docker.has_image():
         raise SandboxUnavailable("the Docker engine has no image for GPUs (labsandbox images build gpu makes it)")
     return "an engine answers, passes GPUs on, and has the image"

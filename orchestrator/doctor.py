@@ -164,9 +164,13 @@ def _gpus() -> Iterator[Finding]:
     yield Finding("NVIDIA GPUs", "broken" if broken and not machine.usable else "ok", "; ".join([detail, *broken]))
     yield _queue()
     for backend in every_backend(state_dir(), cache_dir()):
-        problem = backend.gpu_problem(machine)
+        problems = backend.gpu_problems(machine)
+        can = len(machine.usable) - len(problems)
         name = f"GPUs in {backend.name}+{backend.runtime}"
-        yield Finding(name, "missing" if problem else "ok", problem or "can be passed on")
+        detail = f"{can} can be passed on" if can else ""
+        yield Finding(
+            name, "ok" if can else "missing", "; ".join([detail, *dict.fromkeys(problems.values())]).strip("; ")
+        )
 
 
 def _queue() -> Finding:

@@ -112,6 +112,9 @@ def decide(
     limits = stricter(terms.limits, request.limits).model_copy(update={"gpus": min(gpus, terms.limits.gpus)})
 
     rules += _judge_backend(terms, capabilities)
+    if "gpu_memory" in asked and limits.gpus == 0:
+        reason = f"asked for gpu_memory {_in_units('gpu_memory', asked['gpu_memory'])} and for no GPU"
+        rules.append(_deny("request.gpu_memory", "gpu_memory", asked["gpu_memory"], reason))
     rules += [rule for ceiling in ceilings for rule in _judge_gpus(ceiling, limits, gpu_seconds)]
     rules += _judge_packages(policy.name, terms.dependencies, request.unmet_requirements)
     if terms.network.hosts:

@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 
 
 def lock_dir() -> Path:
-    """Where all users of this machine queue for its GPUs: $LABSANDBOX_LOCK_DIR, else /run/lock/labsandbox."""
+    """Where all users of this machine queue for its GPUs, cores and memory: $LABSANDBOX_LOCK_DIR, else /run/lock/labsandbox."""
     return Path(os.environ.get("LABSANDBOX_LOCK_DIR") or "/run/lock/labsandbox")
 
 

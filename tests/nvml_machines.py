@@ -34,6 +34,8 @@ class Gpu:
     compute_mode: int = pynvml.NVML_COMPUTEMODE_DEFAULT
     failing: int = 0
     """An NVML error that every question about it ends in."""
+    silent: int = 0
+    """An NVML error that questions about its memory end in."""
 
 
 def uuid(number: int, prefix: str = "GPU") -> str:
@@ -80,6 +82,8 @@ class Recorded:
         return gpu.minor
 
     def nvmlDeviceGetMemoryInfo(self, gpu: Gpu, version: int | None = None) -> Any:
+        if gpu.silent:
+            raise pynvml.NVMLError(gpu.silent)
         return SimpleNamespace(total=gpu.total + RESERVED, used=gpu.used, reserved=RESERVED)
 
     def nvmlDeviceGetComputeMode(self, gpu: Gpu) -> int:

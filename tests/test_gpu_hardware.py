@@ -157,7 +157,8 @@ def docker_problem(gpus: Gpus) -> str | None:
     try:
         docker = DockerBackend(image_reference("gpu"))
         missing = None if docker.has_image() else f"the engine has no {image_reference('gpu')}"
-        return docker.gpu_problem(gpus.machine) or missing
+        problems = docker.gpu_problems(gpus.machine)
+        return next(iter(problems.values()), None) or missing
     except SandboxUnavailable as error:
         return str(error)
 
@@ -299,7 +300,10 @@ print(*lab.launch(work))
 
 
 def test_processes_meet_on_the_devices_without_a_network(bench: Bench) -> None:
-    count = 1 << (len([d for d in bench.gpus.machine.usable if d.parent is None]).bit_length() - 1)
+    whole = len([device for device in bench.gpus.machine.usable if device.parent is None])
+    if not whole:
+        pytest.skip("slices only, which NCCL does not join")
+    count = 1 << (whole.bit_length() - 1)
     sink = Sink()
     execution = bench.run(JOINED, sink, gpus=min(8, count))
     assert execution.outcome is Outcome.COMPLETED, execution.stderr or execution.message

@@ -22,12 +22,13 @@ from executor.backends.oci import OciBackend
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome
+from executor.gpus.choice import Wanted
 from executor.gpus.lending import Gpus
 from executor.gpus.processes import container_of
-from executor.posture import posture_of
+from executor.posture import posture_of, torch_problem
 from policies.audit import AuditLog
 from policies.decision import Request
-from policies.model import Ceiling, GpuCeiling, PartialLimits, Policy, load_policy
+from policies.model import Ceiling, GpuCeiling, Isolation, PartialLimits, Policy, load_policy
 from policies.state import cache_dir
 from tests.conftest import Recorded as Sink
 from tests.nvml_machines import GiB, Gpu, Recorded, nvml, uuid
@@ -344,23 +345,81 @@ class Inspected:
         return {}
 
 
-def deviations(greeting: dict[str, object], lent: bool = True, mounts: str = "") -> list[str]:
+def deviations(
+    greeting: dict[str, object], lent: bool = True, mounts: str = "", isolation: Isolation = "kernel"
+) -> list[str]:
     passed = Passed("CDI", {}, frozenset({"195:0", "195:255", "510:0"})) if lent else Passed()
     lines = "22 21 0:20 / / ro - overlay overlay ro\n23 22 0:21 / /proc/sys ro - proc proc rw\n" + mounts
-    told = {"nodes": ["1:3", "136:0"], "mountinfo": lines, **greeting}
+    told = {"nodes": nodes("1:3", "136:0"), "mountinfo": lines, **greeting}
     wanted = frozenset({uuid(0)}) if lent else frozenset()
-    return posture_of(Inspected(passed), told, "kernel", wanted).deviations  # type: ignore[arg-type]
+    return posture_of(Inspected(passed), told, isolation, wanted).deviations  # type: ignore[arg-type]
+
+
+def nodes(*numbers: str, **named: str) -> dict[str, str]:
+    """Device nodes as PID 1 tells them."""
+    return {**{f"/dev/{number}": number for number in numbers}, **{f"/dev/{name}": one for name, one in named.items()}}
 
 
 SEEN = {"nvml": [uuid(0)], "cuda": [uuid(0)[4:].replace("-", "")]}
 
 
 def test_a_device_node_that_was_not_lent_is_found_whichever_way_it_came() -> None:
-    lent = deviations({"gpus": SEEN, "nodes": ["1:3", "136:0", "195:0", "195:255", "510:0"]})
+    lent = deviations({"gpus": SEEN, "nodes": nodes("1:3", "136:0", "195:0", "195:255", "510:0")})
     assert not [line for line in lent if "node" in line]
-    assert "the device node 195:1" in deviations({"gpus": SEEN, "nodes": ["1:3", "195:0", "195:1"]})
-    assert "the device node 8:0" in deviations({"nodes": ["1:3", "8:0"]}, lent=False)
+    assert "the device node 195:1" in deviations({"gpus": SEEN, "nodes": nodes("1:3", "195:0", "195:1")})
+    assert "the device node 8:0" in deviations({"nodes": nodes("1:3", "8:0")}, lent=False)
     assert "the device nodes could not be read" in deviations({"nodes": None})
+
+
+def test_gvisors_own_number_of_a_lent_node_is_known_and_of_one_that_was_not_lent_is_not() -> None:
+    told = {"nodes": {**nodes("1:3", "195:0"), "/dev/nvidia-uvm": "254:0"}}
+    assert not [line for line in deviations({"gpus": SEEN, **told}, isolation="gvisor") if "node" in line]
+    assert "the device node 254:0" in deviations({"gpus": SEEN, **told})
+    assert "the device node 254:0" in deviations(told, lent=False, isolation="gvisor")
+
+
+@pytest.mark.parametrize(
+    "torch, newest, said",
+    [
+        ("13.0", "12.4", "built for CUDA 13.0, and the driver takes CUDA up to 12.4"),
+        ("", "13.0", "built for CPUs only"),
+        ("12.8", "12.2", None),  # another minor version works
+        ("12.8", "13.0", None),
+        (None, "13.0", None),
+    ],
+)
+def test_a_torch_that_the_driver_is_too_old_for_is_found_before_it_goes_on_without_the_device(
+    torch: str | None, newest: str, said: str | None
+) -> None:
+    problem = torch_problem({"gpus": {**SEEN, "torch": torch}}, newest)
+    assert (said in problem if problem else False) if said else problem is None
+
+
+def test_a_torch_for_cpus_never_runs_where_a_gpu_was_asked_for(machine: Machine) -> None:
+    request = Request(limits=PartialLimits(gpus=1))
+    experiment = Experiment(code="import torch; print('ran')", imports=("torch",))
+    execution = machine.executor().run(experiment, machine.policy, request, Sink())
+    assert execution.outcome is Outcome.INFRASTRUCTURE and execution.stdout == ""
+    assert "the torch inside is built for CPUs only" in execution.message
+
+
+def test_a_run_that_waits_for_a_device_can_be_called_off(machine: Machine) -> None:
+    held = machine.gpus().lend("ab" * 8, Wanted(2), None, 0, print)
+    request, began = Request(limits=PartialLimits(gpus=1), gpu_wait=60), time.monotonic()
+    late = time.monotonic() + 1
+    execution = machine.executor().run(
+        Experiment(code="print(1)"), machine.policy, request, Sink(),
+        unwanted=lambda: "enough" if time.monotonic() > late else None,
+    )  # fmt: skip
+    assert execution.outcome is Outcome.CANCELLED and execution.message == "enough"
+    assert time.monotonic() - began < 30
+    held.lease.release()
+    assert not machine.gpus().queue().claims
+
+
+def test_a_cap_on_a_devices_memory_without_a_device_is_denied(machine: Machine) -> None:
+    execution = machine.run("print('ran')", gpus=0, gpu_memory="1GiB")
+    assert execution.outcome is Outcome.DENIED and "for no GPU" in execution.message
 
 
 def test_devices_that_nobody_lent_are_found_also_where_nvml_is_silent() -> None:
@@ -413,8 +472,9 @@ def test_gvisor_without_nvproxy_is_refused_before_anything_is_prepared(machine: 
 
 
 def test_an_engine_without_nvidias_toolkit_is_refused(machine: Machine, cpu_image: str) -> None:
-    problem = DockerBackend(cpu_image).gpu_problem(machine.gpus().machine)
-    assert problem is not None and ("toolkit" in problem or "CDI" in problem)
+    problems = DockerBackend(cpu_image).gpu_problems(machine.gpus().machine)
+    assert problems.keys() == {uuid(0), uuid(1)}
+    assert all("toolkit" in problem or "CDI" in problem for problem in problems.values())
 
 
 def test_the_sampling_and_the_lease_end_with_the_run_whatever_ends_it(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from executor.gpus.choice import Load, Wanted, fitting, never, pick, share_of, w
 from executor.gpus.devices import Device, Machine, Process, Reading
 from executor.gpus.driver import dmem_limit, made, own_nodes
 from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_problem
-from executor.gpus.lending import Gpus, outsiders
+from executor.gpus.lending import Gpus, _turn, outsiders
 from executor.gpus.survey import survey
 from executor.gpus.watch import GpuWatch
+from executor.leases import Claim, Queue, Ticket, Turn
 from orchestrator.cli.main import app
 from policies.audit import AuditLog
 from tests.nvml_machines import NONE, GiB, Gpu, Recorded, eight, nvml, one, sliced, uuid
@@ -74,6 +76,20 @@ def test_a_gpu_in_mig_mode_gives_its_slices_and_never_itself() -> None:
     assert [device.uuid for device in machine.usable] == [uuid(0), uuid(1, "MIG"), uuid(2, "MIG")]
     part = machine.usable[1]
     assert (part.parent, part.instance, part.minor) == (uuid(1), (1, 0), 1)
+
+
+def test_slices_are_found_where_the_whole_devices_memory_is_not_this_users_to_know() -> None:
+    recorded = sliced()
+    recorded.gpus[1].silent = pynvml.NVML_ERROR_NO_PERMISSION
+    assert [device.uuid for device in nvml(recorded).machine.usable] == [uuid(0), uuid(1, "MIG"), uuid(2, "MIG")]
+
+
+def test_a_device_whose_size_the_driver_does_not_tell_is_given_to_whoever_asks_for_no_size() -> None:
+    machine = nvml(one(silent=pynvml.NVML_ERROR_NOT_SUPPORTED)).machine
+    assert never(machine, Wanted(1)) is None
+    assert never(machine, Wanted(1, memory=GiB)) and never(machine, Wanted(1, share=GiB))
+    unknown = one(silent=pynvml.NVML_ERROR_NOT_SUPPORTED, compute=[(7, 5 * GiB)])
+    assert watch(unknown, 4 * GiB).look(0.0) and not watch(unknown, 6 * GiB).look(0.0)
 
 
 def test_a_gpu_in_mig_mode_without_slices_says_how_to_make_them() -> None:
@@ -155,6 +171,10 @@ def test_outsiders_are_counted_by_what_they_hold_and_one_that_hides_it_counts_as
     assert outsiders(Reading(processes=(Process(mine, 3 * GiB),)), frozenset(), 80 * GiB) == 3 * GiB
     assert outsiders(Reading(processes=(Process(mine, None),)), frozenset(), 80 * GiB) == 80 * GiB
     assert outsiders(Reading(processes=()), frozenset(), 80 * GiB) == 0
+    hidden = Reading(memory=5 * GiB, processes=(Process(mine, 3 * GiB),))  # of a pid namespace that is not ours
+    assert outsiders(hidden, frozenset(), 80 * GiB) == 3 * GiB
+    assert outsiders(replace(hidden, processes=()), frozenset(), 80 * GiB) == 5 * GiB - (512 << 20)
+    assert outsiders(Reading(processes=(Process(mine, None),)), frozenset(), 0) > 80 * GiB
     assert outsiders(Reading(memory=5 * GiB, processes=None), frozenset(), 80 * GiB) == 5 * GiB - (512 << 20)
 
 
@@ -236,6 +256,25 @@ def test_sharing_fills_a_device_that_is_shared_already() -> None:
     assert why_not(machine.usable[2], loads[uuid(2)], Wanted(1)) == "lent"
 
 
+def test_what_an_outsider_leaves_goes_to_who_waited_first_and_what_lies_idle_meanwhile_to_others() -> None:
+    machine = nvml(Recorded(Gpu(uuid(0)), Gpu(uuid(1), minor=1))).machine
+    devices = {device.uuid: device for device in machine.usable}
+    idle, taken = Reading(memory=0, processes=()), Reading(memory=9 * GiB, processes=(Process(os.getpid(), 9 * GiB),))
+    nobody = Queue(())
+
+    def wish(wanted: Wanted, *readings: Reading, ahead: tuple[Claim, ...] = ()) -> Turn:
+        return _turn(devices, dict(zip(devices, readings, strict=True)), wanted, None, nobody, ahead)
+
+    def waiting(turn: Turn, count: int) -> tuple[Claim, ...]:
+        return (Claim(1, 0, Ticket(pid=1, execution="ab" * 8, since=0.0, count=count, could=turn.could)),)
+
+    both = waiting(wish(Wanted(2), taken, idle), 2)
+    assert [held.uuid for held in wish(Wanted(1), taken, idle, ahead=both).holds] == [uuid(1)]
+    either = waiting(wish(Wanted(1), taken, taken), 1)
+    assert not wish(Wanted(1), idle, taken, ahead=either).holds
+    assert wish(Wanted(1), idle, taken).holds
+
+
 # ---- the watch ----
 
 
@@ -278,10 +317,22 @@ def test_a_cap_holds_where_the_driver_lists_nothing_or_pids_of_another_namespace
 
 
 def test_nobody_is_blamed_for_what_others_hold() -> None:
-    recorded = one(compute=[(os.getpid(), GiB)])
+    recorded = one(compute=[(os.getpid(), GiB)], used=GiB)
     looking = watch(recorded, 2 * GiB)
-    recorded.gpus[0].used += 10 * GiB
-    assert not looking.look(0.0)
+    recorded.gpus[0].used, recorded.gpus[0].compute = 11 * GiB, [(os.getpid(), 11 * GiB)]
+    assert not any(looking.look(0.2 * n) for n in range(3))
+
+
+def test_memory_that_no_process_is_told_to_hold_gets_round_no_cap() -> None:
+    """Managed memory is the driver's own, and in nobody's account."""
+    recorded = one(compute=[(7, GiB), (os.getpid(), GiB)], used=2 * GiB)
+    alone, shared = watch(recorded, 8 * GiB), watch(recorded, 8 * GiB, shared=True)
+    recorded.gpus[0].used = 70 * GiB
+    assert not alone.look(0.0), "a process may have left between the driver's two answers"
+    assert alone.look(0.2)
+    with pytest.raises(InfrastructureError, match="does not tell who"):
+        shared.look(0.0)
+        shared.look(0.2)
 
 
 def test_a_cap_as_large_as_the_device_is_no_cap() -> None:
@@ -362,6 +413,8 @@ def test_what_a_process_calls_itself_does_nothing_to_the_terminal(
 ) -> None:
     hostile = "\x1b]0;evil\x07[bold]"
     with subprocess.Popen([hostile, "30"], executable="/bin/sleep") as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)  # a program has its arguments a moment after it has closed what exec closes
         shown = seen_on(one(compute=[(process.pid, GiB)]), own_state, monkeypatch)
         process.kill()
     assert "\x1b" not in shown.output and "\x07" not in shown.output and "[bold]" in shown.output

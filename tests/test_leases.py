@@ -85,7 +85,7 @@ def test_a_lease_dies_with_its_owner_whatever_kills_it(tmp_path: Path) -> None:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         lend(single(tmp_path)).lease.release()
-    assert list(tmp_path.iterdir()) == [tmp_path / "queue.lock"], "the dead one's ticket is gone"
+    assert list(tmp_path.iterdir()) == [tmp_path / "gpu.lock"], "the dead one's ticket is gone"
 
 
 def test_a_lease_survives_the_end_of_its_owners_children(tmp_path: Path) -> None:
@@ -251,11 +251,58 @@ def test_a_folder_that_another_user_made_is_refused_by_users_and_mended_by_root(
 )
 def test_a_ticket_that_says_nonsense_takes_no_device(text: bytes, tmp_path: Path) -> None:
     lend(single(tmp_path)).lease.release()
-    with (tmp_path / "000000000001").open("wb") as file:
+    with (tmp_path / "gpu-000000000001").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
         file.flush()
         lend(single(tmp_path)).lease.release()
+
+
+@pytest.mark.parametrize("number", ["999999999999", "999999999999999999", "000000000001"])
+def test_a_file_that_is_no_ticket_and_cannot_be_removed_stops_nobody(number: str, open_folder: Path) -> None:
+    folder = open_folder / "locks"
+    lend(single(folder)).lease.release()
+    (folder / f"gpu-{number}").write_text("")  # root's, in a sticky folder
+
+    def first_and_second() -> str:
+        held = lend(single(folder))
+        try:
+            lend(single(folder))
+        except SandboxUnavailable as error:
+            return str(error)
+        finally:
+            held.lease.release()
+        return "lent twice"
+
+    assert "lent" in as_nobody(first_and_second) != "lent twice"
+
+
+def test_another_users_ticket_counts_where_proc_does_not_show_him(tmp_path: Path, open_folder: Path) -> None:
+    """hidepid, proc(5)."""
+    hidden = "import os, subprocess; from tests.test_leases import hidden_from; import sys; sys.exit(hidden_from(sys.argv[1]))"
+    folder = open_folder / "locks"
+    held = lend(single(folder))
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", hidden, str(folder)],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    held.lease.release()
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def hidden_from(folder: str) -> int:
+    """In a mount namespace of its own: 0 when a user who cannot see root's processes is not lent what root has."""
+    subprocess.run(["mount", "-t", "proc", "-o", "hidepid=2", "proc", "/proc"], check=True)
+
+    def refused() -> str:
+        assert not Path(f"/proc/{os.getppid()}").exists()
+        try:
+            lend(single(Path(folder)))
+        except SandboxUnavailable as error:
+            return str(error)
+        return "lent twice"
+
+    return 0 if "GPU" in as_nobody(refused) else 1
 
 
 def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
@@ -263,7 +310,7 @@ def test_links_in_the_folder_are_not_followed(tmp_path: Path) -> None:
     target.write_text("precious")
     folder = tmp_path / "locks"
     folder.mkdir(mode=0o1777)
-    (folder / "000000000007").symlink_to(target)
+    (folder / "gpu-000000000007").symlink_to(target)
     lend(single(folder)).lease.release()
     assert target.read_text() == "precious"
 
@@ -273,9 +320,9 @@ def test_a_process_that_was_stopped_with_the_queue_in_its_hand_is_waited_for_and
 ) -> None:
     monkeypatch.setattr(leases, "_PATIENCE", 0.2)
     lend(single(tmp_path)).lease.release()
-    with (tmp_path / "queue.lock").open() as file:
+    with (tmp_path / "gpu.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InfrastructureError, match=r"held by another process .*queue\.lock"):
+        with pytest.raises(InfrastructureError, match=r"held by another process .*gpu\.lock"):
             lend(single(tmp_path))
         threading.Timer(1.0, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
         lend(single(tmp_path), wait=30).lease.release()  # one who waits for devices waits for this as well

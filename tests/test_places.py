@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
-from executor.leases import Claim, Held, Queue, Ticket
-from executor.places import NotWanted, Places, Room, turn
+from executor.leases import Claim, Held, NotWanted, Queue, Ticket
+from executor.places import Places, Room, turn
 from policies.audit_check import verify
 from policies.decision import Request
 from policies.model import Ceiling, RunsCeiling
@@ -101,6 +101,24 @@ def test_a_box_says_how_much_is_lent_and_the_strictest_counts() -> None:
         1.5, GiB, 2
     )
     assert Room.here().cores >= 1 and Room.here().memory > GiB and Room.here().per_user is None
+
+
+def test_a_second_user_runs_where_the_first_made_the_folder(open_folder: Path) -> None:
+    open_folder.chmod(0o1777)
+
+    def running(uid: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setuid(uid)
+                Places(ROOM, open_folder / "locks", open_folder / f"user{uid}").take("ab", 1, 1).release()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return os.waitpid(pid, 0)[1]
+
+    assert (running(1234), running(4321)) == (0, 0)
+    assert (open_folder / "locks").stat().st_uid == 1234
 
 
 # ---- real processes ----

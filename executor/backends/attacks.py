@@ -439,11 +439,12 @@ def device_nodes() -> None:
     if len(lent) != lent_gpus():
         raise Escaped(f"{lent_gpus()} GPU(s) were lent, and there are {lent}")
     if lent:
-        harmless |= {*lent, "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"}
+        harmless |= {*lent, "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"}
     for folder in everywhere("/dev", 2):
         for entry in os.scandir(folder):
             kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-            if kind in (stat.S_IFCHR, stat.S_IFBLK) and folder != "/dev/pts" and entry.name not in harmless:
+            known = entry.name in harmless or (lent and os.path.basename(folder) in ("nvidia-caps", "dri"))
+            if kind in (stat.S_IFCHR, stat.S_IFBLK) and folder != "/dev/pts" and not known:
                 refused(f"opening {entry.path}", os.open, entry.path, os.O_RDWR | os.O_NONBLOCK)
 
 

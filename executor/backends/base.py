@@ -142,8 +142,8 @@ class Backend(Protocol):
     def recipe(self) -> dict[str, str | None]:
         """What another process needs to make such a backend: its backend, runtime, image and flavour."""
 
-    def gpu_problem(self, machine: Machine) -> str | None:
-        """Why this backend cannot pass the machine's GPUs into a container; None if it can."""
+    def gpu_problems(self, machine: Machine) -> dict[str, str]:
+        """UUID → why this backend cannot pass that device into a container, of the machine's usable ones; it can the others."""
 
     def prepare(self, progress: Progress) -> ImageRef:
         """Makes sure that the image or environment is there. Raises SandboxUnavailable."""

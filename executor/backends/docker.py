@@ -109,8 +109,20 @@ class DockerBackend:
     def recipe(self) -> dict[str, str | None]:
         return {"backend": self.name, "runtime": self.runtime, "image": self._image, "flavour": self.flavour}
 
-    def gpu_problem(self, machine: Machine) -> str | None:
-        """The devices that the driver of this machine shows must be the engine's, so it must be here as well."""
+    def gpu_problems(self, machine: Machine) -> dict[str, str]:
+        if (problem := self._gpu_problem(machine)) is not None:
+            return dict.fromkeys((device.uuid for device in machine.usable), problem)
+        version, problems = toolkit_version(), {}
+        for device in machine.usable:
+            try:
+                asking([device], self._info, version)
+            except SandboxUnavailable as error:
+                problems[device.uuid] = str(error)
+        return problems
+
+    def _gpu_problem(self, machine: Machine) -> str | None:
+        """Why the engine can pass no device on. Those that the driver of this machine shows must be the engine's, so it must
+        be here as well."""
         if self._client.api.base_url != "http+docker://localhost":
             return "the engine is on another machine, whose GPUs are not seen from here"
         if self._podman and not _at_least(self._info, (5, 4)):
@@ -121,10 +133,6 @@ class DockerBackend:
                 return f"the engine's runtime {self.runtime} is not set to pass GPUs on (--nvproxy in its runtimeArgs)"
             if (problem := nvproxy_problem(machine.driver, str(runtime.get("path") or "runsc"))) is not None:
                 return problem
-        try:
-            asking(machine.usable, self._info, toolkit_version())
-        except SandboxUnavailable as error:
-            return str(error)
         return None
 
     def runtimes(self) -> list[str]:

@@ -104,8 +104,16 @@ class OciBackend:
             "flavour": self.flavour,
         }
 
-    def gpu_problem(self, machine: Machine) -> str | None:
-        return nvproxy_problem(machine.driver) if self.runtime == "runsc" else None
+    def gpu_problems(self, machine: Machine) -> dict[str, str]:
+        if self.runtime == "runsc" and (problem := nvproxy_problem(machine.driver)) is not None:
+            return dict.fromkeys((device.uuid for device in machine.usable), problem)
+        known, problems = read_devices(self._cdi), {}
+        for device in machine.usable:
+            try:
+                numbers(edits_for([device], machine.driver, known)[0])
+            except SandboxUnavailable as error:
+                problems[device.uuid] = str(error)
+        return problems
 
     def prepare(self, progress: Progress) -> ImageRef:
         """Builds the environment if it is not in the cache."""

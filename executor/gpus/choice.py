@@ -1,6 +1,6 @@
 """Which devices fit what is wanted, and which of those to take: pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,13 +24,15 @@ class Wanted:
     """Bytes held by processes that nobody lent the device to, above which it is passed over."""
     whole: bool = False
     """No slices: gVisor passes none on."""
+    without: frozenset[str] = frozenset()
+    """Devices that cannot be passed on."""
 
     @classmethod
-    def of(cls, decision: Decision, request: Request, gvisor: bool) -> Self:
+    def of(cls, decision: Decision, request: Request, gvisor: bool, without: Iterable[str] = ()) -> Self:
         """What a decision gives, in a container of gVisor's or not."""
         limits, shared = decision.limits, decision.gpu.sharing == "shared"
         share = limits.gpu_memory if shared else None
-        return cls(limits.gpus, request.limits.gpu_memory, share, decision.gpu.busy, gvisor)
+        return cls(limits.gpus, request.limits.gpu_memory, share, decision.gpu.busy, gvisor, frozenset(without))
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ class Load:
 
 def fitting(machine: Machine, wanted: Wanted) -> list[Device]:
     """The devices that could be given if all were free."""
-    found = [d for d in machine.usable if wanted.memory is None or d.memory >= wanted.memory]
+    found = [
+        device
+        for device in machine.usable
+        if device.uuid not in wanted.without
+        and (wanted.memory is None or device.memory >= wanted.memory)
+        and (wanted.share is None or device.memory)  # of unknown size, it cannot be shared out
+    ]
     # Slices are for one process each: CUDA shows a process one of them, and NCCL joins none.
     return [d for d in found if d.parent is None] if wanted.count > 1 or wanted.whole else found
 

@@ -69,3 +69,8 @@ class Reading:
     """Joules since the driver was loaded."""
     processes: tuple[Process, ...] | None = None
     problem: str = ""
+
+    @property
+    def unlisted(self) -> int:
+        """Bytes in use beyond what the processes are told to hold."""
+        return max(0, (self.memory or 0) - sum(process.memory or 0 for process in self.processes or ()))

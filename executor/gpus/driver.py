@@ -54,6 +54,9 @@ def edits_for(devices: Sequence[Device], driver: str, known: Mapping[str, CdiDev
         for node in edit.deviceNodes
         if node.path in wanted
     ]
+    # A spec that was made before a module was loaded lacks its node.
+    there = {node.path for node in nodes}
+    nodes += [_node(path) for path in _CONTROL if path not in there and Path(path).exists()]
     folders = [Path(mount.hostPath).parent for edit in edits for mount in edit.mounts if ".so" in mount.hostPath]
     mounts = _library_mounts([*dict.fromkeys(folders), *_folders()])
     return [Edits(deviceNodes=nodes, mounts=mounts)], f"CDI, {found[0].source}"

@@ -13,14 +13,16 @@ from executor.gpus.choice import Load, Wanted, fitting, never, pick, share_of, w
 from executor.gpus.devices import Device, Machine, Reading
 from executor.gpus.processes import container_of
 from executor.gpus.watch import GpuWatch
-from executor.leases import Choose, Claim, Held, Lease, Leases, Queue, Turn, held_by
+from executor.leases import Choose, Claim, Held, Lease, Leases, Queue, Turn, Unwanted, held_by
 from policies.state import lock_dir
 
 if TYPE_CHECKING:
     from executor.gpus.nvml import Nvml
 
 _DRIVERS_OWN = 512 << 20
-"""Bytes of an idle device that the driver may hold, where it does not say which process holds what."""
+"""Bytes of an idle device that the driver may hold itself."""
+_ANY = 1 << 60
+"""More bytes than any device has."""
 
 _LEAVING = 5.0
 """Seconds that a destroyed container's processes may take to leave the devices."""
@@ -80,9 +82,15 @@ class Gpus:
             raise SandboxUnavailable(f"asked for {wanted.count} GPU(s): {reason}")
 
     def lend(
-        self, execution: str, wanted: Wanted, per_user: int | None, wait: float, told: Callable[[str], None]
+        self,
+        execution: str,
+        wanted: Wanted,
+        per_user: int | None,
+        wait: float,
+        told: Callable[[str], None],
+        unwanted: Unwanted | None = None,
     ) -> Loan:
-        """Waits for devices that fit, in the order of coming. Raises SandboxUnavailable."""
+        """Waits for devices that fit, in the order of coming. Raises SandboxUnavailable; NotWanted as `Leases.take`."""
         self.check(wanted)
         devices = {device.uuid: device for device in fitting(self.machine, wanted)}
 
@@ -90,7 +98,7 @@ class Gpus:
             readings = {uuid: self.nvml.read(device) for uuid, device in devices.items()}
             return lambda queue, ahead: _turn(devices, readings, wanted, per_user, queue, ahead)
 
-        lease = self._leases.take(execution, wanted.count, look, wait, told)
+        lease = self._leases.take(execution, wanted.count, look, wait, told, unwanted)
         return Loan(tuple(devices[held.uuid] for held in lease.ticket.holds), lease, time.monotonic())
 
     def give_back(self, loan: Loan) -> bool:
@@ -134,8 +142,10 @@ def _turn(
         held = tuple(Held(uuid=d.uuid, share=None if wanted.share is None else share_of(d, wanted)) for d in picked)
         return Turn(could=(), holds=held)
     why = {reasons[uuid] or (_RESERVED if uuid in reserved else "free") for uuid in devices}
-    # What others sit on without asking comes back nobody knows when: it is kept for nobody.
-    could = tuple(uuid for uuid, load in loads.items() if load.lent or not load.taken_by_others(wanted))
+    # What others sit on without asking comes back nobody knows when. It is kept for whoever waited first, but what lies
+    # idle is not kept for one who needs such devices as well.
+    missing = {uuid for uuid, load in loads.items() if load.taken_by_others(wanted) and not load.lent}
+    could = tuple(loads) if len(loads) - len(missing) >= wanted.count else tuple(missing)
     return Turn(could=could, why=", ".join(sorted(why)))
 
 
@@ -156,8 +166,10 @@ def _load(device: Device, reading: Reading, queue: Queue) -> Load:
 
 def outsiders(reading: Reading, ours: frozenset[str], memory: int) -> int:
     """Bytes of a device that processes outside of the containers `ours` hold."""
-    if reading.processes is None:
-        return max(0, (reading.memory or 0) - _DRIVERS_OWN) if not ours else 0
-    strangers = [process for process in reading.processes if container_of(process.pid) not in ours]
+    if reading.processes is None and ours:
+        return 0
+    strangers = [process for process in reading.processes or () if container_of(process.pid) not in ours]
     # One of which the driver does not tell how much it holds may hold everything.
-    return sum(memory if process.memory is None else process.memory for process in strangers)
+    known = sum((memory or _ANY) if process.memory is None else process.memory for process in strangers)
+    # The driver lists no process of a pid namespace that is not ours or below it; its memory is taken all the same.
+    return max(known, reading.unlisted - _DRIVERS_OWN)

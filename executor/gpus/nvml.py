@@ -110,13 +110,21 @@ class Nvml:
             found.append(Device(uuid, name, memory, gpu.minor, gpu.pci, gpu.uuid, (int(ids[0]), int(ids[1]))))
         return found
 
-    def _memory(self, handle: Any) -> tuple[int, int]:
-        """Bytes that programs can have of a device, and bytes in use; without the driver's own reserve, where it tells."""
+    def _memory(self, handle: Any) -> tuple[int, int | None]:
+        """Bytes that programs can have of a device, and bytes in use; without the driver's own reserve, where it tells.
+
+        (0, None) where it tells neither: of a GPU that has none of its own, and, to users without privileges, of one in MIG mode.
+        """
         info = self._ask(lambda: self._library.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2))
-        if info is None:
+        if info is not None:
+            return int(info.total) - int(info.reserved), int(info.used)
+        try:
             info = self._library.nvmlDeviceGetMemoryInfo(handle)
-            return int(info.total), int(info.used)
-        return int(info.total) - int(info.reserved), int(info.used)
+        except pynvml.NVMLError as error:
+            if error.value in (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION):
+                return 0, None
+            raise
+        return int(info.total), int(info.used)
 
     def _processes(self, handle: Any) -> tuple[Process, ...] | None:
         """Those that compute and those that draw, each once."""

@@ -20,6 +20,8 @@ _GUARDING = 0.2
 """Seconds between two looks at who might take too much."""
 _SAMPLING = 1.0
 _MAX_SAMPLES = 600
+_SLACK = 512 << 20
+"""Bytes of a shared device that nobody is told to hold, and nobody is asked about: the driver's own."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class _Track:
     peak: int = 0
     gone: set[int] = field(default_factory=set)
     """Listed at the last look, and not to be found in /proc."""
+    unlisted: int = 0
+    """Bytes that no process was told to hold, at the last look."""
 
 
 class GpuWatch:
@@ -51,7 +55,11 @@ class GpuWatch:
     @property
     def every(self) -> float:
         """Seconds between two looks."""
-        return _GUARDING if any(self._cap < track.device.memory for track in self._tracks) else _SAMPLING
+        return _GUARDING if any(map(self._capped, self._tracks)) else _SAMPLING
+
+    def _capped(self, track: _Track) -> bool:
+        """Whether less than all of it may be used; of one whose size is not told that may be so."""
+        return not track.device.memory or self._cap < track.device.memory
 
     def look(self, seconds: float) -> bool:
         """Whether more memory is in use than may be. Raises InfrastructureError when a device is gone, or is shared and
@@ -66,7 +74,7 @@ class GpuWatch:
                 raise InfrastructureError(f"{track.device.uuid}: {reading.problem}")
             used = self._used(track, reading)
             track.peak = max(track.peak, used)
-            over = over or (used > self._cap and self._cap < track.device.memory)
+            over = over or (used > self._cap and self._capped(track))
             if sampling and len(track.samples) < _MAX_SAMPLES:
                 track.samples.append(
                     GpuSample(
@@ -90,15 +98,15 @@ class GpuWatch:
         known = sum(process.memory or 0 for process in mine)
         told = reading.processes is not None and None not in [process.memory for process in mine]
         strangers = [process for process in listed if process not in mine]
-        unseen = self._unseen(track, strangers)
+        unseen, unlisted = self._unseen(track, strangers), self._unlisted(track, reading)
         if self._shared:
-            if not told or unseen:
+            if not told or unseen or unlisted > _SLACK:
                 raise InfrastructureError(
                     f"{track.device.uuid} is shared, and the driver does not tell who uses how much of it"
                 )
             return known
         if strangers and told and not unseen:
-            return known
+            return known + unlisted
         # The device is its alone: what is in use beyond what was before is its, whatever the driver lists.
         return max(known, (reading.memory or 0) - (track.before.memory or 0))
 
@@ -107,6 +115,12 @@ class GpuWatch:
         gone = {process.pid for process in processes if not Path(f"/proc/{process.pid}").exists()}
         before, track.gone = track.gone, gone
         return bool(gone & before)
+
+    def _unlisted(self, track: _Track, reading: Reading) -> int:
+        """Bytes that no process is told to hold, more than before the run: managed memory is of this kind. What two looks in
+        a row find, since a process may leave between the two questions of one."""
+        before, track.unlisted = track.unlisted, max(0, reading.unlisted - track.before.unlisted)
+        return min(before, track.unlisted)
 
     def _usage(self, track: _Track) -> GpuUsage:
         after, before = self._nvml.read(track.device), track.before

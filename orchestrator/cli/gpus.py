@@ -1,5 +1,6 @@
 """`labsandbox gpus`: who uses which GPU, whether through labsandbox or not, and who waits."""
 
+import json
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -26,7 +27,9 @@ def gpus(
     """Show this machine's GPUs: what is on them, whose it is, and the queue."""
     lent = Gpus()
     seen = survey(lent)
-    if as_json:
+    if watch and as_json:
+        _watch_json(lent)
+    elif as_json:
         print_json(asdict(seen))
     elif seen.problem:
         note(f"labsandbox: {seen.problem}")
@@ -35,6 +38,13 @@ def gpus(
     else:
         console.print(_shown(seen))
     raise typer.Exit(INFRASTRUCTURE if seen.problem else 0)
+
+
+def _watch_json(lent: Gpus) -> None:
+    """A line for each look."""
+    while True:
+        print(json.dumps(asdict(survey(lent))), flush=True)
+        time.sleep(_EVERY)
 
 
 def _watch(lent: Gpus) -> None:
@@ -54,7 +64,8 @@ def _shown(seen: Survey) -> Group:
     )
     for state in seen.devices:
         table.add_row(*_row(state))
-    parts: list[RenderableType] = [Text(f"driver {seen.driver}, CUDA {seen.cuda or '?'}"), table]
+    head = f"driver {seen.driver or '?'}, CUDA {seen.cuda or '?'}"
+    parts: list[RenderableType] = [Text(f"{head}: {seen.problem}" if seen.problem else head), table]
     if seen.queue:
         queue = Table(
             Column("place", justify="right"), "user", "wants", "waits", "execution", title="queue", title_justify="left"

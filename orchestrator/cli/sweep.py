@@ -26,8 +26,7 @@ from orchestrator.mending import experiment_of, mend
 from orchestrator.search.spec import MAX_TRIALS, Sampler, SweepSpec, new_sweep, recorded_sweep, swept
 from orchestrator.serving import serving
 from orchestrator.settings import Settings
-from policies.decision import GPU_WAIT
-from policies.model import Limits
+from policies.decision import GPU_WAIT, Decision
 from policies.state import state_dir
 from results.store import RunFolder, Store
 
@@ -94,7 +93,7 @@ def sweep(
         if (summary := swept(folder.path)) is not None:
             note(f"{folder.id} had ended; there is nothing left to do")
             raise typer.Exit(_show(summary, folder, as_json))
-        lab, limits = _open(spec.options)
+        lab, decision = _open(spec.options)
     else:
         chosen = options.lab_options(
             policy, backend, runtime, image, gpu_wait,
@@ -109,9 +108,9 @@ def sweep(
         calls: list[dict[str, Any]] = []
         if file is not None:
             experiment = _read(file)
-            lab, limits = _open(spec.options)
+            lab, decision = _open(spec.options)
         else:
-            lab, limits = _open(spec.options)  # before anybody is asked
+            lab, decision = _open(spec.options)  # before anybody is asked
             experiment = _written(spec.goal or "", agents, require_signed, calls)
         needed = (*experiment.requirements, *read_requirements(requirements))
         spec = spec.model_copy(update={"requirements": needed, "imports": experiment.imports})
@@ -120,7 +119,7 @@ def sweep(
         for call in calls:
             folder.append_json(CALLS, call)
     note(f"results in {folder.path}")
-    at_a_time, said = fitting(limits, spec.parallel)
+    at_a_time, said = fitting(decision.limits, spec.parallel, lab.executor.side_by_side(decision, lab.request))
     if said:
         note(said)
     try:
@@ -147,10 +146,10 @@ def _nothing_else(context: typer.Context) -> None:
         raise UsageProblem(f"--resume carries on as the sweep began: leave out --{others[0].replace('_', '-')}")
 
 
-def _open(chosen: LabOptions) -> tuple[Lab, Limits]:
+def _open(chosen: LabOptions) -> tuple[Lab, Decision]:
     lab = open_lab(chosen, note)
     note(lab.why)
-    return lab, lab.executor.preflight(lab.policy, lab.request).limits
+    return lab, lab.executor.preflight(lab.policy, lab.request)
 
 
 def _hint(folder: RunFolder) -> None:

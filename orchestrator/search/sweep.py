@@ -317,11 +317,17 @@ class Stopped(Exception):
         self.execution = execution
 
 
-def fitting(limits: Limits, wanted: int) -> tuple[int, str]:
+def fitting(limits: Limits, wanted: int, on_gpus: int | None = None) -> tuple[int, str]:
     """How many containers at a time this machine has cores and memory for, at most `wanted`; and what to say of it.
 
     With fewer cores than their limits promise, a trial's value would depend on what else went on meanwhile.
+    on_gpus: how many it has GPUs for, where they need some.
     """
+    if on_gpus is not None and on_gpus < wanted:
+        on_gpus = max(1, on_gpus)
+        return on_gpus, f"--parallel {wanted}: {on_gpus} at a time, as each has {limits.gpus} of this machine's GPUs"
+    if on_gpus is not None:
+        return wanted, ""  # those with GPUs do not queue for cores and memory
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
     fits = max(1, min(wanted, int(cores / limits.cpus), int(memory / limits.memory)))
     if fits == wanted:

@@ -2,6 +2,7 @@
 
 import os
 
+CONTEXT = 768 << 20  # bytes that the driver and CUDA's libraries take of a device, which torch does not count
 _hinted = set()
 
 
@@ -28,7 +29,7 @@ def device():
     allowed = int(os.environ.get("LAB_GPU_MEMORY") or 0)
     if allowed and mine.index not in _hinted:
         # A hint, so that torch says "out of memory" before the host's watch ends the experiment.
-        share = allowed / torch.cuda.get_device_properties(mine).total_memory
+        share = max(allowed - CONTEXT, allowed / 2) / torch.cuda.get_device_properties(mine).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), mine)
         _hinted.add(mine.index)
     return mine
