@@ -27,7 +27,7 @@ from executor.gpus.account import gpu_seconds
 from executor.gpus.choice import Wanted, fitting
 from executor.gpus.lending import Gpus, Loan
 from executor.job import ahead_of, gpu_environment, job_of, library, study_file
-from executor.leases import Lease, NotWanted, Unwanted
+from executor.leases import NotWanted, Unwanted
 from executor.limits import check, table
 from executor.ownership import Owner
 from executor.places import Places
@@ -102,12 +102,13 @@ class Executor:
         self._image = self.backend.prepare(self._progress)
         return decision
 
-    def warm_up(self, experiment: Experiment, policy: Policy, request: Request) -> None:
-        """From now on containers wait that such an experiment would need, where there is a pool. Raises as `preflight`."""
+    def warm_up(self, experiment: Experiment, policy: Policy, request: Request) -> Decision:
+        """`preflight`, and from now on containers wait that such an experiment would need, where there is a pool."""
         decision = self.preflight(policy, request)
         kind = self._kind(experiment, policy, decision, self.backend.capabilities())
         if self._pool is not None and kind is not None and not self._packages(experiment, policy):
             self._pool.keep(kind, self.backend, policy.warm, _lifetime(decision))
+        return decision
 
     def side_by_side(self, decision: Decision, request: Request) -> int | None:
         """How many runs on these terms this machine has GPUs for at a time; None where they need none, or share them."""
@@ -132,7 +133,12 @@ class Executor:
         """
         run = self._decide(experiment, policy, request, sprint)
         run.unwanted = unwanted
-        with self._placed(run):
+        with contextlib.ExitStack() as held:
+            if not run.packages and run.decision.limits.gpus == 0:  # what there is to prepare takes no time
+                try:
+                    held.enter_context(self._placed(run))
+                except (NotWanted, ExecutorError, KeyboardInterrupt) as error:
+                    run.refused = error
             self._begin(run)
             return self._through(run, sink)
 
@@ -147,29 +153,22 @@ class Executor:
 
     @contextmanager
     def _placed(self, run: Run) -> Iterator[None]:
-        """Holds a place among the machine's runs. One with GPUs queues for these alone."""
-        place: Lease | None = None
-        began = time.monotonic()
+        """Holds a place among the machine's runs. Raises NotWanted, SandboxUnavailable, InfrastructureError."""
+        if self._places is None or not run.decision.allow or run.placed:
+            yield
+            return
+        began, terms = time.monotonic(), run.decision.limits
+        place = self._places.take(run.id, terms.cpus, terms.memory, self._progress, run.unwanted, beside=terms.gpus > 0)
         try:
-            if self._places is not None and run.decision.allow and run.decision.limits.gpus == 0:
-                terms = run.decision.limits
-                place = self._places.take(run.id, terms.cpus, terms.memory, self._progress, run.unwanted)
-                run.seconds["queue_s"] = time.monotonic() - began
-        except NotWanted as why:
-            run.report.ended, run.report.problem = "cancelled", str(why)
-        except KeyboardInterrupt:
-            run.report.ended = "cancelled"
-        except ExecutorError as error:
-            run.refused = error
-        try:
+            run.placed = True
+            run.seconds["queue_s"] = run.seconds.get("queue_s", 0.0) + time.monotonic() - began
             yield
         finally:
-            if place is not None:
-                place.release()
+            place.release()
 
     def _begin(self, run: Run) -> None:
         """Takes a container that waits, where there is one, and records the decision."""
-        if not run.packages and run.refused is None and run.report.ended != "cancelled":
+        if not run.packages and run.refused is None:
             run.kind = self._kind(run.experiment, run.policy, run.decision, run.capabilities)
         if self._pool is not None and run.kind is not None:
             run.warm = self._pool.take(run.kind, self.backend, _lifetime(run.decision))
@@ -191,11 +190,9 @@ class Executor:
         try:
             if run.refused is not None:
                 raise run.refused
-            if run.report.ended == "cancelled":
-                return self._close(run, Outcome.CANCELLED, run.report.problem or "interrupted")
             self._check_gpus(run.decision, run.request)
             self._timed(run, "prepare_s", lambda: self._prepare(run))
-            with self._lent(run):
+            with self._lent(run), self._placed(run):
                 self._in_container(run, sink)
         except NotWanted as why:
             return self._close(run, Outcome.CANCELLED, str(why))
@@ -236,7 +233,7 @@ class Executor:
         nothing = Experiment(code="", seed=experiment.seed)
         return Kind(
             _spec("", self._image, decision, capabilities.isolation),
-            capabilities.runtime,
+            self.backend.recipe(),
             bool(decision.network.hosts),
             ahead_of(job_of(nothing, decision, policy.environment, told), modules),
         )
@@ -374,6 +371,8 @@ class Executor:
                 self._progress(f"{', '.join(run.loan.names())}, by {container.passed.way}")
             channel = Channel(warm.connection if warm else container.start())
             try:
+                if warm and (group := container.group()) is not None:
+                    group.full_weight()
                 self._talk(run, container, channel, sink, began, warm)
             finally:
                 self._read_end(run, container)

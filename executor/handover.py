@@ -11,11 +11,12 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from executor.backends.base import Backend, ContainerSpec
 from executor.errors import ExecutorError, InfrastructureError
@@ -28,6 +29,8 @@ from policies.model import Warm as Terms
 _MAX_LINE = 1 << 20
 _TIMEOUT = 5.0
 """Seconds for a request or an answer; what comes later is no gain."""
+_BREATH = 0.1
+"""Seconds until the next attempt to take a request, where one failed."""
 _CREDENTIALS = struct.Struct("3i")
 
 Recipe = Mapping[str, str | None]
@@ -42,7 +45,7 @@ class _Kind(BaseModel):
     image: ImageRef
     isolation: Isolation
     unheld: list[str]
-    runtime: str
+    recipe: dict[str, str | None]
     network: bool
     ahead: dict[str, Any]
     key: str
@@ -52,14 +55,14 @@ class _Kind(BaseModel):
         spec = kind.spec
         return cls(
             limits=spec.limits, image=spec.image, isolation=spec.isolation, unheld=sorted(spec.unheld),
-            runtime=kind.runtime, network=kind.network, ahead=dict(kind.ahead), key=kind.key,
+            recipe=dict(kind.recipe), network=kind.network, ahead=dict(kind.ahead), key=kind.key,
         )  # fmt: skip
 
     def kind(self) -> Kind:
         """Raises ValueError where it is another here: the asker is another version."""
         owner = Owner.this_process(0)
         spec = ContainerSpec("", self.limits, owner, self.image, self.isolation, frozenset(self.unheld))
-        kind = Kind(spec, self.runtime, self.network, self.ahead)
+        kind = Kind(spec, self.recipe, self.network, self.ahead)
         if kind.key != self.key:
             raise ValueError("another version of labsandbox")
         return kind
@@ -71,9 +74,18 @@ class _Request(BaseModel):
     take: str = ""
     """A kind's key."""
     keep: _Kind | None = None
-    backend: dict[str, str | None] = {}
     terms: Terms = Terms()
     seconds: float = 0.0
+
+
+class _Given(BaseModel):
+    """A container, as the service tells it."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    container: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+    greeting: dict[str, Any]
+    image: ImageRef
+    until: float
 
 
 class PoolServer:
@@ -84,6 +96,7 @@ class PoolServer:
         self._pool = pool
         self._backend_of = backend_of
         self._backends: dict[str, Backend] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
         path.unlink(missing_ok=True)
@@ -99,6 +112,7 @@ class PoolServer:
 
     def close(self) -> None:
         """Takes no more requests. What was given away goes on."""
+        self._closed = True
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -109,7 +123,10 @@ class PoolServer:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return
+                if self._closed:
+                    return
+                time.sleep(_BREATH)  # no descriptor was free, or the client has gone: others come
+                continue
             threading.Thread(target=self._answer, args=(connection,), name="pool-client", daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -131,25 +148,23 @@ class PoolServer:
                 self._give(connection, warm)
 
     def _keep(self, request: _Request, told: _Kind) -> None:
-        name = json.dumps(request.backend, sort_keys=True)
+        name = json.dumps(told.recipe, sort_keys=True)
         with self._lock:
             if name not in self._backends:
-                self._backends[name] = self._backend_of(request.backend)
+                self._backends[name] = self._backend_of(told.recipe)
             backend = self._backends[name]
+        if backend.recipe() != told.recipe:
+            raise InfrastructureError("another engine")
         if backend.prepare(lambda text: None) != told.image:
             raise InfrastructureError("another image")
         self._pool.keep(told.kind(), backend, request.terms, request.seconds)
 
     def _give(self, connection: socket.socket, warm: Warm) -> None:
-        told = {
-            "id": warm.id,
-            "container": warm.container.id,
-            "greeting": warm.greeting,
-            "image": warm.image.model_dump(),
-            "until": warm.until,
-        }
+        given = _Given(
+            id=warm.id, container=warm.container.id, greeting=warm.greeting, image=warm.image, until=warm.until
+        )
         try:
-            payload = _packed(told)
+            payload = given.model_dump_json().encode() + b"\n"
             sent = socket.send_fds(connection, [payload], warm.connection.descriptors())
             connection.sendall(payload[sent:])
             warm.connection.release()
@@ -180,23 +195,17 @@ class RemotePool:
                 if not more:
                     raise ValueError("the service went away")
                 data += more
-            told = json.loads(data)
-            if "id" not in told:
-                connection.close()
-                return None
-            owner = Owner.this_process(seconds)
-            container, streams = backend.adopt(str(told["id"]), str(told["container"]), owner, descriptors)
-        except (OSError, ValueError, KeyError, TypeError, InfrastructureError):
+            given = _Given.model_validate_json(data)
+            container, streams = backend.adopt(given.id, given.container, Owner.this_process(seconds), descriptors)
+        except (OSError, ValueError, InfrastructureError):  # none waits, or it is gone
             for descriptor in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+                os.close(descriptor)
             connection.close()
             return None
-        image = ImageRef.model_validate(told["image"])
-        return Warm(str(told["id"]), container, streams, told["greeting"], image, float(told["until"]), connection)
+        return Warm(given.id, container, streams, given.greeting, given.image, given.until, connection)
 
     def keep(self, kind: Kind, backend: Backend, terms: Terms, seconds: float) -> None:
-        request = _Request(keep=_Kind.of(kind), backend=backend.recipe(), terms=terms, seconds=seconds)
+        request = _Request(keep=_Kind.of(kind), terms=terms, seconds=seconds)
         if (connection := self._ask(request)) is not None:
             connection.close()
 
@@ -207,6 +216,8 @@ class RemotePool:
         try:
             with _address(self._path) as address:
                 connection.connect(address)
+            if not _same_user(connection):
+                raise PermissionError("another user serves")
             connection.sendall(request.model_dump_json().encode() + b"\n")
             return connection
         except OSError:

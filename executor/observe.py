@@ -112,6 +112,13 @@ class Cgroup:
         """How often a fork was refused because the group was full."""
         return int(self._field("pids" if "pids" in self.folders else "", "pids.events", "max") or 0)
 
+    def full_weight(self) -> None:
+        """Gives the group the usual claim to the processors. Raises OSError."""
+        if "cpu" in self.folders:
+            (self.folders["cpu"] / "cpu.shares").write_text("1024")
+        elif (file := self.folders.get("", Path()) / "cpu.weight").exists():
+            file.write_text("100")
+
     def remove(self) -> None:
         """Ends whatever is left in the group and removes it; what the kernel still holds stays for the next sweep."""
         for folder in self.folders.values():

@@ -4,12 +4,15 @@ A pid alone is reused; with the start time and the machine's boot it is not. It 
 namespace: of an owner in another one (a container that was given the engine's socket), only the deadline can be judged.
 """
 
+import fcntl
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from policies.state import state_dir
 
 PREFIX = "labsandbox."
 
@@ -68,6 +71,44 @@ class Owner:
         if self.boot != _boot_id() or self.namespace != pid_namespace():
             return False  # another machine, this one before a reboot, or pids that mean others: its deadline decides
         return not alive(self.pid, self.started)
+
+
+class Claim:
+    """A container that this process took over from its maker, whose name the labels still have: others know it by a lock
+    that ends with this process."""
+
+    def __init__(self, name: str) -> None:
+        """Raises OSError."""
+        self._path = _claims() / name
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Once, when the container is gone."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def claimed(name: str) -> bool:
+    """Whether a living process took this container over."""
+    path = _claims() / name
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+
+
+def _claims() -> Path:
+    return state_dir() / "claims"
 
 
 def alive(pid: int, started: int) -> bool:

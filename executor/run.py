@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from executor.conversation import Report
 from executor.dependencies import Wheels
-from executor.errors import ExecutorError
 from executor.experiment import (
     AuditRef,
     Execution,
@@ -60,8 +59,10 @@ class Run:
     gpu_seconds: float = 0.0
     """Device time that it had."""
     unwanted: Unwanted | None = None
-    refused: ExecutorError | None = None
+    refused: BaseException | None = None
     """Why it could not even queue."""
+    placed: bool = False
+    """Whether it has its place among the machine's runs."""
     failure: str | None = None
     """Why it is infrastructure's fault, when it is."""
 

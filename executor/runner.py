@@ -714,12 +714,24 @@ def receive_job() -> tuple[dict[str, Any], Interpreter | None]:
         elif kind == b"P":
             began, first = time.monotonic(), json.loads(body.decode())
             ahead = Interpreter({**first, "environment": environment_of(first, 0.0)}, ahead=True)
+            end_with(ahead.pid)
             missing = ahead.wait_until_ready()
             send_json(b"R", {"missing": missing, "seconds": time.monotonic() - began})
         elif kind == b"G":
             return job, ahead
         else:
             return {}, ahead
+
+
+def end_with(pid: int) -> None:
+    """From now on this process ends when that child does: a container whose interpreter is gone is of no use to a run."""
+
+    def look(*_: object) -> None:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            os._exit(1)
+
+    signal.signal(signal.SIGCHLD, look)
+    look()  # it may be gone already
 
 
 def exit_of(status: int | None) -> dict[str, int | None]:

@@ -136,7 +136,9 @@ class AIResearchTeam:
         self._progress.note(lab.why)
         with connect(self._settings, spec.agents, state_dir(), spec.require_signed) as connected:
             self._progress.note(connected.why)
-            terms = lab.executor.preflight(lab.policy, lab.request)
+            # While the agents think, containers can be made for what they most likely write.
+            expected = Experiment(code="", seed=spec.seed, imports=("torch", "lab"))
+            terms = lab.executor.warm_up(expected, lab.policy, lab.request)
             self._set_up(connected.client)
             folder, journal = open_folder()
             about = {"goal": spec.goal, "base_seed": str(spec.seed)}

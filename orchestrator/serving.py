@@ -9,8 +9,9 @@ from pathlib import Path
 from executor.backends.base import Backend
 from executor.backends.oci import OciBackend
 from executor.handover import PoolServer, Recipe, RemotePool
-from executor.warm import Pool
+from executor.warm import MOST, Pool
 from policies.audit import AuditLog
+from policies.merge import box_ceilings
 from policies.state import audit_path, cache_dir, state_dir
 from sandbox_images.lock import Flavour
 
@@ -31,7 +32,7 @@ def serving() -> Iterator[Pool | None]:
     with (state / _LOCK).open("w") as lock, contextlib.ExitStack() as stack:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            pool = Pool(AuditLog(audit_path()))
+            pool = Pool(AuditLog(audit_path()), _most())
             stack.callback(pool.close)
             server = PoolServer(state / _SOCKET, pool, _backend)
             stack.callback(server.close)
@@ -39,6 +40,12 @@ def serving() -> Iterator[Pool | None]:
             yield None
             return
         yield pool
+
+
+def _most() -> int:
+    """How many may wait in all. Raises PolicyError."""
+    said = [ceiling.runs.warm for ceiling in box_ceilings() if ceiling.runs and ceiling.runs.warm is not None]
+    return min([MOST, *said])
 
 
 def _backend(recipe: Recipe) -> Backend:

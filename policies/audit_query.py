@@ -70,7 +70,9 @@ def what(record: Record) -> str:
             told = f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
             return f"{told}, not as decided: {'; '.join(map(str, wrong))}" if wrong else told
         case "warm":
-            return f"container {str(record.get('container'))[:16]} made ahead"
+            return f"a container of {(record.get('image') or {}).get('reference')} is made ahead"
+        case "warm-end":
+            return "the container that was made ahead served no run"
         case "dependencies":
             return f"fetched {', '.join(str(line).split(' ')[0] for line in record.get('wheels') or [])}"
         case "network":

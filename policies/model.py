@@ -188,6 +188,8 @@ class RunsCeiling(_Strict):
     memory: Memory | None = None
     per_user: Count | None = None
     """Runs of one user at once."""
+    warm: Annotated[int, Field(strict=True, ge=0, le=64)] | None = None
+    """Containers that wait for one user's runs, of all kinds together."""
 
 
 class Warm(_Strict):

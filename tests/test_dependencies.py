@@ -26,6 +26,7 @@ from executor.errors import PackagesUnavailable, SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
 from executor.imports import check_source, needed_imports
+from executor.places import Places, Room
 from policies.decision import Request
 from policies.model import Dependencies, PartialLimits, load_policy
 from sandbox_images.lock import locked, stated_requirements
@@ -124,6 +125,23 @@ def test_what_an_experiment_requires_is_there_with_what_that_requires_and_is_rec
     ]
     (record,) = [record for record in bench.audit.records() if record["event"] == "dependencies"]
     assert (record["required"], record["wheels"]) == (["greeter>=1"], execution.packages)
+
+
+def test_nobodys_place_is_kept_while_packages_are_fetched(bench: Bench, index: Index, own_state: Path) -> None:
+    places = Places(Room(4.0, 1 << 40, per_user=1), own_state / "locks", own_state)
+    policy = bench.policy.model_copy(update={"dependencies": index.terms()})
+    executor = Executor(bench.backend, bench.audit, cache=index.cache, places=places)
+    experiment = Experiment(code="import helper; print(helper.WORD)", requirements=("helper",))
+
+    def fetched() -> bool:
+        return any(record["event"] == "dependencies" for record in bench.audit.records())
+
+    another = places.take("ab" * 8, 1.0, 1)
+    execution = executor.run(
+        experiment, policy, Request(), bench.sink, unwanted=lambda: "fetched" if fetched() else None
+    )
+    another.release()
+    assert (execution.outcome, execution.message) == (Outcome.CANCELLED, "fetched")
 
 
 def test_of_what_an_agent_states_only_what_is_well_formed_imported_and_not_held_is_believed() -> None:

@@ -25,6 +25,7 @@ from executor.experiment import Execution, Experiment, Outcome
 from executor.gpus.choice import Wanted
 from executor.gpus.lending import Gpus
 from executor.gpus.processes import container_of
+from executor.places import Places, Room
 from executor.posture import posture_of, torch_problem
 from policies.audit import AuditLog
 from policies.decision import Request
@@ -420,6 +421,23 @@ def test_a_run_that_waits_for_a_device_can_be_called_off(machine: Machine) -> No
 def test_a_cap_on_a_devices_memory_without_a_device_is_denied(machine: Machine) -> None:
     execution = machine.run("print('ran')", gpus=0, gpu_memory="1GiB")
     assert execution.outcome is Outcome.DENIED and "for no GPU" in execution.message
+
+
+def test_a_run_with_a_device_takes_its_share_of_cores_and_memory_as_well(machine: Machine) -> None:
+    places = Places(Room(4.0, 64 * GiB, per_user=1), machine.state / "locks", machine.state)
+    backend = OciBackend(machine.state, cache_dir(), cdi=[machine.state / "cdi"])
+    log = AuditLog(machine.state / "audit.jsonl")
+    executor = Executor(backend, log, gpus=machine.gpus(), places=places)
+    asked, late = Request(limits=PartialLimits(gpus=1)), time.monotonic() + 2
+    another = places.take("ab" * 8, 1.0, GiB)
+    waited = executor.run(
+        Experiment(code="print(1)"), machine.policy, asked, Sink(),
+        unwanted=lambda: "long enough" if time.monotonic() > late else None,
+    )  # fmt: skip
+    another.release()
+    assert waited.outcome is Outcome.CANCELLED and waited.message == "long enough"
+    assert executor.run(Experiment(code="print(1)"), machine.policy, asked, Sink()).outcome is Outcome.COMPLETED
+    assert not places.queue().claims and not machine.gpus().queue().claims
 
 
 def test_devices_that_nobody_lent_are_found_also_where_nvml_is_silent() -> None:

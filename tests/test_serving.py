@@ -43,7 +43,7 @@ def execute(code: str, results: Path) -> dict[str, Any]:
 
 
 def wait_for(count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while [row["waiting"] for row in json.loads(labsandbox("ps", "--json").stdout)] != [True] * count:
         assert time.monotonic() < deadline, "no container came to wait"
         time.sleep(0.1)
@@ -83,13 +83,36 @@ def test_a_killed_service_leaves_nothing_after_the_next_command(own_state: Path,
         pass  # what the killed one left is in nobody's way
 
 
+def test_a_run_that_took_a_container_outlasts_the_service_that_made_it(
+    own_state: Path, tmp_path: Path, cpu_image: str
+) -> None:
+    arguments = ("exec", "-", "--backend", "docker", "--json", "--results", str(tmp_path))
+    with serve() as process:
+        assert labsandbox(*arguments, text="print(1)").returncode == 0
+        wait_for(2)
+        command = [sys.executable, "-m", "orchestrator", *arguments]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdin is not None and running.stdout is not None
+            running.stdin.write("import time; time.sleep(6); print('to the end')")
+            running.stdin.close()
+            while len(records(own_state, "start")) < 2:
+                time.sleep(0.05)
+            process.kill()
+            process.wait()
+            assert labsandbox(*arguments, text="print(3)").returncode == 0  # which sweeps
+            execution = json.loads(running.stdout.read())
+    assert execution["stdout"] == "to the end\n"
+    assert execution["execution_id"] in {record["execution"] for record in records(own_state, "warm")}
+    assert not list((own_state / "claims").iterdir())
+
+
 def test_a_command_of_many_runs_serves_itself(own_state: Path, tmp_path: Path) -> None:
     (tmp_path / "e.py").write_text('import lab\nlab.log(loss=lab.params(x=("log", 0.1, 1.0)).x)\n')
     arguments = ("--trials", "4", "--confirm", "0", "--backend", "oci", "--results", str(tmp_path / "results"))
     done = labsandbox("sweep", "--file", str(tmp_path / "e.py"), *arguments)
     assert done.returncode == 0, done.stderr
-    started = [record["container"] for record in records(own_state, "start")]
-    waited = {record["container"] for record in records(own_state, "warm")}
+    started = [record["execution"] for record in records(own_state, "start")]
+    waited = {record["execution"] for record in records(own_state, "warm")}
     assert len(set(started)) == len(started) >= 4 and len(waited & set(started)) >= 2
     assert OciBackend(own_state, cache_dir()).found() == []
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +13,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from pydantic import ValidationError
 
-from executor.backends.base import Backend
+from executor.backends.base import AHEAD_SHARES, Backend
 from executor.backends.conformance import run_suite
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome, Sink
-from executor.handover import PoolServer, Recipe, RemotePool
+from executor.handover import PoolServer, Recipe, RemotePool, _Given, _Request
 from executor.warm import Pool
+from executor.warm import Warm as Warmed
 from policies.audit import AuditLog
 from policies.decision import Request
 from policies.model import PartialLimits, Policy, Warm, load_policy
@@ -50,7 +55,7 @@ class Ready(Executor):
         return super().run(experiment, policy, request, sink, *rest, **more)
 
     def wait(self, count: int = 1, key: str | None = None) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while self.pool.waiting(key) < count:
             assert time.monotonic() < deadline, "no container came to wait"
             time.sleep(0.005)
@@ -90,11 +95,11 @@ def test_every_attack_is_held_in_a_warm_container(name: str, own_state: Path, cp
         executor.pool.close()
     assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
     assert len(findings) >= 60
-    waited = {record["container"] for record in events(own_state, "warm")}
-    started = [record["container"] for record in events(own_state, "start")]
+    waited = {record["execution"] for record in events(own_state, "warm")}
+    started = [record["execution"] for record in events(own_state, "start")]
     assert len(set(started)) == len(started), "each ran in its own"
-    # The suite ends all that is beside its probes, what waits among it: the run after that has a new one.
-    assert len(set(started) - waited) <= 1, "each ran in one that had waited"
+    # The suite ends all that is beside its probes, also what waits or is being made: a run after that makes its own.
+    assert len(set(started) - waited) <= 2, "each ran in one that had waited"
     assert own_containers(backend) == []
 
 
@@ -157,7 +162,7 @@ def test_modules_are_loaded_before_the_run_and_its_clock_and_account_begin_with_
     assert left > 4.5
     assert execution.usage.cpu_s is not None and execution.usage.cpu_s < process
     (start,) = events(own_state, "start")
-    assert start["container"] == events(own_state, "warm")[0]["container"]
+    assert start["execution"] == events(own_state, "warm")[0]["execution"]
     assert execution.limits["wall"].effective == 5
 
 
@@ -189,7 +194,7 @@ def test_a_run_of_another_kind_never_takes_it(own_state: Path, change: dict[str,
     Executor.run(executor, Experiment(code=code, seed=seed, imports=imports), policy, request(**change), Recorded())
     executor.pool.close()
     (start,) = events(own_state, "start")
-    assert start["container"] != events(own_state, "warm")[0]["container"]
+    assert start["execution"] != events(own_state, "warm")[0]["execution"]
 
 
 def test_limits_that_come_with_the_job_do_not_matter_to_the_kind_and_hold(ready: Ready, own_state: Path) -> None:
@@ -198,7 +203,7 @@ def test_limits_that_come_with_the_job_do_not_matter_to_the_kind_and_hold(ready:
     limits = request(wall="1s", output="64KiB")
     execution = Executor.run(ready, Experiment(code="while True: print('x' * 99)"), DEFAULT, limits, Recorded())
     assert execution.outcome is Outcome.OUTPUT_LIMIT
-    assert events(own_state, "start")[0]["container"] == events(own_state, "warm")[0]["container"]
+    assert events(own_state, "start")[0]["execution"] == events(own_state, "warm")[0]["execution"]
 
 
 def test_one_that_died_while_it_waited_is_not_used(own_state: Path) -> None:
@@ -213,6 +218,78 @@ def test_one_that_died_while_it_waited_is_not_used(own_state: Path) -> None:
     executor.pool.close()
     assert execution.success and execution.execution_id != found.execution_id
     assert backend.found() == []
+
+
+def test_one_whose_interpreter_died_while_it_waited_is_not_used(backend: Backend, own_state: Path) -> None:
+    """The kernel takes that first where memory is out."""
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    (warm,) = next(iter(executor.pool._shelves.values())).waiting
+    pid = warm.container.pid()
+    assert pid is not None
+    (interpreter,) = psutil.Process(pid).children()
+    interpreter.kill()
+    time.sleep(0.5)
+    execution = Executor.run(executor, Experiment(code="print(1)"), DEFAULT, Request(), Recorded())
+    executor.pool.close()
+    assert execution.success and execution.execution_id != warm.id
+
+
+def weight(warm: Warmed) -> int:
+    """CPU shares, or the weight of version 2, of a container that waits."""
+    group = warm.container.group()
+    assert group is not None
+    folder, name = (group.folders["cpu"], "cpu.shares") if "cpu" in group.folders else (group.folders[""], "cpu.weight")
+    return int((folder / name).read_text())
+
+
+def test_what_is_made_ahead_yields_to_runs_until_it_is_one(backend: Backend, own_state: Path) -> None:
+    """Otherwise the next run's container would be loaded at the cost of the one that has just begun."""
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    (warm,) = next(iter(executor.pool._shelves.values())).waiting
+    assert weight(warm) <= AHEAD_SHARES
+    weights: list[int] = []
+
+    def look() -> None:
+        weights.append(weight(warm))
+
+    execution = Executor.run(
+        executor, Experiment(code="import time; time.sleep(1)"), DEFAULT, Request(), Recorded(), unwanted=look
+    )
+    executor.pool.close()
+    assert execution.execution_id == warm.id and weights[-1] in (100, 1024)
+
+
+def test_no_more_wait_in_all_than_may_and_those_that_do_were_asked_for_last(own_state: Path) -> None:
+    executor = Ready(OciBackend(own_state, cache_dir()), AuditLog(own_state / "audit.jsonl"))
+    executor.pool._most = 3
+    keys = []
+    for seed in range(4):
+        executor.warm_up(Experiment(code="", seed=seed), DEFAULT, Request())
+        keys.append(list(executor.pool._shelves)[-1])
+        executor.wait(key=keys[-1])
+        assert executor.pool.waiting() <= 4  # the oldest goes when the pool looks again
+    deadline = time.monotonic() + 20
+    while executor.pool.waiting() > 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [executor.pool.waiting(key) for key in keys] == [0, 1, 1, 1]
+    executor.pool.close()
+
+
+def test_every_one_is_on_record_before_it_is_there_and_when_it_served_nobody(own_state: Path) -> None:
+    executor = Ready(OciBackend(own_state, cache_dir()), AuditLog(own_state / "audit.jsonl"))
+    run(executor, "print(1)")
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    executor.pool.close()
+    made, unused = events(own_state, "warm"), events(own_state, "warm-end")
+    ran = {record["execution"] for record in events(own_state, "start")}
+    assert {record["execution"] for record in unused} == {record["execution"] for record in made} - ran != set()
+    assert all(record["limits"]["memory"] == "4GiB" and record["image"]["digest"] for record in made)
 
 
 def test_those_that_nobody_asks_for_are_retired(own_state: Path) -> None:
@@ -303,7 +380,7 @@ def test_another_process_takes_containers_that_a_service_made(backend: Backend, 
         child.join(30)
         assert child.exitcode == 0
     start, warm = events(own_state, "start"), events(own_state, "warm")
-    assert start[0]["container"] == warm[0]["container"] and start[0]["execution"] == warm[0]["execution"]
+    assert start[0]["execution"] == warm[0]["execution"]
     assert own_containers(backend) == []
 
 
@@ -329,6 +406,73 @@ def test_what_a_service_gave_to_a_process_that_died_ends_with_it(own_state: Path
         while taken in {found.execution_id for found in backend.found()}:
             assert time.monotonic() < deadline, "it goes on without anybody"
             time.sleep(0.05)
+
+
+def test_a_service_that_was_out_of_descriptors_for_a_moment_serves_on(own_state: Path) -> None:
+    def own() -> None:
+        with service(own_state, lambda recipe: pytest.fail("nothing is kept")):
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            folder = os.open(socket_in(own_state).parent, os.O_PATH)
+            connection = socket.socket(socket.AF_UNIX)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (connection.fileno() + 1, limit[1]))
+            connection.connect(f"/proc/self/fd/{folder}/serve.sock")
+            time.sleep(0.5)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            connection.sendall(b'{"take": "nothing of the kind"}\n')
+            os._exit(0 if connection.recv(100) == b"{}\n" else 1)
+
+    child = FORK.Process(target=own)
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+
+
+def test_another_user_is_neither_served_nor_believed(own_state: Path, open_folder: Path) -> None:
+    """Whatever the modes of folder and socket are."""
+    path = open_folder / "serve.sock"
+
+    def as_nobody(act: Callable[[], bool]) -> int | None:
+        def own() -> None:
+            os.setresuid(65534, 65534, 65534)
+            os._exit(0 if act() else 1)
+
+        child = FORK.Process(target=own)
+        child.start()
+        child.join(30)
+        return child.exitcode
+
+    def refused() -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(path))
+            try:
+                connection.sendall(b'{"take": "x"}\n')
+                return connection.recv(100) == b""
+            except OSError:
+                return True
+
+    server = PoolServer(path, Pool(AuditLog(own_state / "audit.jsonl")), lambda recipe: pytest.fail("nothing is kept"))
+    path.chmod(0o666)
+    assert as_nobody(refused) == 0
+    server.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen()
+        os.chown(path, 65534, 65534)
+
+        def disbelieved() -> bool:
+            return RemotePool(path)._ask(_Request(take="x")) is None
+
+        assert as_nobody(disbelieved) == 0, "root, who serves, is not nobody"
+
+
+@pytest.mark.parametrize("name", ["../../../victim", "", "0" * 17, "/etc", "0123456789abcde\n"])
+def test_a_service_cannot_name_a_container_that_leads_elsewhere(name: str) -> None:
+    told = {"id": name, "container": "0" * 16, "greeting": {}, "image": {"reference": "", "digest": ""}, "until": 0}
+    with pytest.raises(ValidationError):
+        _Given.model_validate(told)
 
 
 def test_without_a_service_runs_make_their_own(own_state: Path) -> None:

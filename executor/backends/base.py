@@ -22,6 +22,8 @@ LIBRARY_MOUNT = "/run/labsandbox"
 LIBRARY_BYTES = 8 << 20
 PACKAGES_MOUNT = "/run/packages"
 """Where an experiment's own packages are unpacked, by the experiment's user."""
+AHEAD_SHARES = 64
+"""CPU shares (cpu.shares; the usual 1024) of a container that is made ahead, beside runs."""
 GVISOR_TASKS = 192
 """Host processes and threads that gVisor needs for itself, on top of one for each thread of the experiment."""
 
@@ -51,6 +53,8 @@ class ContainerSpec:
     """The devices that were lent for it."""
     driver: str = ""
     """Version of the NVIDIA driver, where there are any."""
+    ahead: bool = False
+    """It is made before its run: until then, what it does has next to no claim to the processors (`Cgroup.full_weight`)."""
 
     def tmpfs(self) -> Mapping[str, str]:
         """Mount point → tmpfs options. All are charged to the memory limit."""
@@ -140,7 +144,7 @@ class Backend(Protocol):
         """What it can enforce here. Raises SandboxUnavailable when it cannot work at all."""
 
     def recipe(self) -> dict[str, str | None]:
-        """What another process needs to make such a backend: its backend, runtime, image and flavour."""
+        """What another process needs to make such a backend: its backend, runtime, image and flavour, and which engine it is."""
 
     def gpu_problems(self, machine: Machine) -> dict[str, str]:
         """UUID → why this backend cannot pass that device into a container, of the machine's usable ones; it can the others."""
@@ -155,7 +159,8 @@ class Backend(Protocol):
         self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
     ) -> tuple[Container, Connection]:
         """A container of this user's that another process started, for `owner` from now on, and its streams, by what
-        their `descriptors` gave. Raises InfrastructureError when it is gone."""
+        their `descriptors` gave; these are the container's from then on. Raises InfrastructureError when it is gone, and leaves
+        the descriptors alone."""
 
     def found(self) -> list[Found]:
         """Every container of labsandbox's that this backend can see. Raises SandboxUnavailable."""

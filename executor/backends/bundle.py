@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from executor.backends.base import GVISOR_TASKS, KEPT_CAPABILITIES, ContainerSpec, pid1
+from executor.backends.base import AHEAD_SHARES, GVISOR_TASKS, KEPT_CAPABILITIES, ContainerSpec, pid1
 from executor.backends.rootfs import root_of
 from executor.backends.seccomp import seccomp_profile
 from executor.gpus.cdi import Edits, apply
@@ -88,7 +88,11 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
     tasks = limits.pids + (GVISOR_TASKS if spec.isolation == "gvisor" else 0)
     groups: dict[str, dict[str, Any]] = {
         "memory": {"limit": limits.memory, "swap": limits.memory},
-        "cpus": {"period": _CPU_PERIOD, "quota": round(limits.cpus * _CPU_PERIOD)},
+        "cpus": {
+            "period": _CPU_PERIOD,
+            "quota": round(limits.cpus * _CPU_PERIOD),
+            **({"shares": AHEAD_SHARES} if spec.ahead else {}),
+        },
         "pids": {"limit": tasks},
     }
     held = {"cpu" if name == "cpus" else name: group for name, group in groups.items() if name not in spec.unheld}

@@ -19,6 +19,7 @@ import docker.types
 import requests
 
 from executor.backends.base import (
+    AHEAD_SHARES,
     GVISOR_FILES,
     GVISOR_TASKS,
     KEPT_CAPABILITIES,
@@ -36,7 +37,7 @@ from executor.experiment import ImageRef
 from executor.gpus.devices import Machine
 from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_version
 from executor.observe import Cgroup
-from executor.ownership import PREFIX, Owner
+from executor.ownership import PREFIX, Claim, Owner, claimed
 from policies.decision import Capabilities
 from policies.model import Isolation, Limits
 from policies.state import cache_dir
@@ -107,7 +108,14 @@ class DockerBackend:
         )
 
     def recipe(self) -> dict[str, str | None]:
-        return {"backend": self.name, "runtime": self.runtime, "image": self._image, "flavour": self.flavour}
+        engine = f"{self._info.get('ID')} {os.environ.get('DOCKER_HOST', '')}"
+        return {
+            "backend": self.name,
+            "runtime": self.runtime,
+            "image": self._image,
+            "flavour": self.flavour,
+            "engine": engine,
+        }
 
     def gpu_problems(self, machine: Machine) -> dict[str, str]:
         if (problem := self._gpu_problem(machine)) is not None:
@@ -123,7 +131,7 @@ class DockerBackend:
     def _gpu_problem(self, machine: Machine) -> str | None:
         """Why the engine can pass no device on. Those that the driver of this machine shows must be the engine's, so it must
         be here as well."""
-        if self._client.api.base_url != "http+docker://localhost":
+        if not self._local:
             return "the engine is on another machine, whose GPUs are not seen from here"
         if self._podman and not _at_least(self._info, (5, 4)):
             return "Podman's API passes GPUs on from version 5.4 on"
@@ -172,6 +180,8 @@ class DockerBackend:
         host_config = api.create_host_config(
             network_mode="none",
             **_control_group(spec),
+            # Whoever takes it must be able to give it back its weight.
+            cpu_shares=AHEAD_SHARES if spec.ahead and self._here() else None,
             cap_drop=["ALL"],
             cap_add=list(KEPT_CAPABILITIES),
             security_opt=["no-new-privileges", f"seccomp={self._seccomp()}"],
@@ -206,10 +216,13 @@ class DockerBackend:
     def adopt(
         self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
     ) -> tuple[Container, Connection]:
+        try:
+            claim = Claim(name)  # the engine's labels cannot be changed
+        except OSError as error:
+            raise InfrastructureError(f"a container that waited cannot be claimed: {error.strerror}") from None
         (attached,) = descriptors
-        # The engine's labels cannot be changed: to others, its owner stays who made it.
         connection = AttachedConnection(socket.socket(fileno=attached))
-        return DockerContainer(self._client, container_id, self._undestroyed), connection
+        return DockerContainer(self._client, container_id, self._undestroyed, claim=claim), connection
 
     def found(self) -> list[Found]:
         try:
@@ -230,10 +243,18 @@ class DockerBackend:
         removed = []
         with contextlib.suppress(SandboxUnavailable):
             for found in self.found():
-                if found.owner.abandoned():
+                if found.owner.abandoned() and not claimed(found.execution_id):
                     found.container.destroy()
                     removed.append(found.execution_id)
         return removed
+
+    @property
+    def _local(self) -> bool:
+        return bool(self._client.api.base_url == "http+docker://localhost")
+
+    def _here(self) -> bool:
+        """Whether this process may write to the containers' control groups."""
+        return self._local and os.geteuid() == 0
 
     def _tmpfs(self, spec: ContainerSpec) -> dict[str, str]:
         mounts = {**spec.tmpfs(), "/dev/shm": spec.sized(spec.limits.shm, "1777", "noexec")}
@@ -292,8 +313,14 @@ class DockerContainer:
     """One container of the engine."""
 
     def __init__(
-        self, client: docker.DockerClient, container_id: str, undestroyed: set[str], passed: Passed | None = None
+        self,
+        client: docker.DockerClient,
+        container_id: str,
+        undestroyed: set[str],
+        passed: Passed | None = None,
+        claim: Claim | None = None,
     ) -> None:
+        self._claim = claim
         self.id = container_id
         self.passed = passed or Passed()
         self._api = client.api
@@ -350,6 +377,9 @@ class DockerContainer:
             pass  # gone already
         except _ENGINE_ERRORS:
             self._undestroyed.add(self.id)
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
 
     def _inspect(self) -> dict[str, Any]:
         try:

@@ -146,9 +146,6 @@ class OciBackend:
     def adopt(
         self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
     ) -> tuple[Container, Connection]:
-        sent, stdout, stderr = (
-            os.fdopen(one, mode, 0) for one, mode in zip(descriptors, ("wb", "rb", "rb"), strict=True)
-        )
         config = self._bundles / name / "config.json"
         try:
             written = json.loads(config.read_text())
@@ -157,9 +154,10 @@ class OciBackend:
             part.write_text(json.dumps(written))
             part.rename(config)  # the runtime has read it long ago; whoever sweeps reads whose it is
         except (OSError, ValueError) as error:
-            for pipe in (sent, stdout, stderr):
-                pipe.close()
             raise InfrastructureError(f"a container that waited is gone: {error}") from None
+        sent, stdout, stderr = (
+            os.fdopen(one, mode, 0) for one, mode in zip(descriptors, ("wb", "rb", "rb"), strict=True)
+        )
         return self._container(name), PipeConnection(sent, stdout, stderr)
 
     def found(self) -> list[Found]:
