@@ -61,6 +61,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Setting = Annotated[str, Field(max_length=256)] | bool | Whole | Finite | None
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
+TunedName = Annotated[str, Field(min_length=1, max_length=258)]
+"""Of a parameter, or `parameter[arm]`."""
 
 
 class MetricRecord(_Data):
@@ -86,11 +88,19 @@ class PlanRecord(_Data):
     seeds: Annotated[list[Whole], Field(max_length=256)]
     primary: Name
     lower_is_better: bool
-    tune: Annotated[dict[Name, list[Setting]], Field(max_length=16)] = {}
-    """The nuisance parameters' candidate values, the same number of trials for every arm."""
+    rule: Annotated[str, Field(max_length=500)] = ""
+    """By what it is decided, as it stood before anything ran."""
+    tune: Annotated[dict[TunedName, list[Setting]], Field(max_length=512)] = {}
+    """The nuisance parameters' candidate values: of each parameter for all arms, or for each of up to 32 arms."""
+    trials: Annotated[int, Field(ge=0)] = 0
+    """Tuning runs planned for each arm; where a best value is at an edge, every arm has more."""
     note: Annotated[str, Field(max_length=2000)] = ""
     select: Name | None = None
     """The metric by which tuning chooses; None: the primary."""
+    select_lower_is_better: bool | None = None
+    """Its direction; None: the primary's."""
+    deterministic: bool = False
+    """The primary is a count that no seed changes (bytes, parameters), so that its being constant proves nothing."""
     unit: Literal["nats"] | None = None
     """`nats`: the primary is a mean negative log-likelihood, so that exp(difference) is a ratio of perplexities."""
     repeats: Annotated[int, Field(ge=0, le=256)] = 0
@@ -117,6 +127,8 @@ class RunRecord(_Data):
     error: Annotated[str, Field(max_length=2000)] | None = None
     reseeded: Whole | None = None
     """The seed with which the training replaced the platform's for torch, if it did."""
+    generators: Annotated[dict[Name, Annotated[str, Field(max_length=64)]], Field(max_length=8)] = {}
+    """A digest of the state in which the training left `random` and `numpy`: the same under two seeds where they were replaced."""
 
 
 class KeptRecord(_Data):

@@ -124,7 +124,7 @@ def rerun(before: Recorded, seed: int, results: Path, note: Any, watch: Watch) -
     last = further[-1] if further else execution
     found = read_folder(folder)
     equal, both, differing = _trainings(before.records, found.records)
-    verdict = analyse(found.records, series=found.series).verdict.text
+    verdict = analyse(found.records, [execution, *further], found.series).verdict.text
     differences = [*_terms(before, execution, seed), *differing]
     if len(further) != before.further:
         differences.append(Difference("containers", str(1 + before.further), str(1 + len(further))))

@@ -5,29 +5,22 @@ or were skipped stay in the count.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
 from executor.experiment import AnyRecord, Config, Execution, MetricRecord, PlanRecord, RunRecord, Setting
+from results.contrasts import against_baseline, against_rivals
 from results.courses import at_equal_time, courses, curve_metric, to_target
-from results.findings import Analysis, Arm, Contrast, Noise, Verdict
-from results.gates import gates
+from results.findings import Analysis, Arm, Noise, Verdict
+from results.gates import Evidence, gates, untuned
 from results.series import LAB, Series, series_of
-from results.statistics import (
-    MAX_EXACT,
-    Floats,
-    bca_interval,
-    cohens_dz,
-    holm,
-    pairs_needed,
-    pairs_to_decide,
-    sign_flip,
-    t_interval,
-    usable,
-)
-from results.verdict import shown, verdict_of
+from results.statistics import usable, varies
+from results.trainings import outcomes_of, planned, status_of
+from results.verdict import Judged, rejected_of, shown, verdict_of
 
 
 def analyse(
@@ -41,20 +34,24 @@ def analyse(
     found = list(records)
     if series is None:
         series = series_of(record for record in found if isinstance(record, MetricRecord))
-    plan = next((record for record in found if isinstance(record, PlanRecord)), None)
+    plans = [record for record in found if isinstance(record, PlanRecord)]
     runs = [record for record in found if isinstance(record, RunRecord)]
-    if plan is None or len(plan.arms) < 2:
-        return _no_comparison(series)
-    confirmed = _planned(plan, runs)
+    refused = sum(execution.metrics_rejected for execution in executions)
+    if not plans or len(plans[0].arms) < 2:
+        return _no_comparison(series, refused)
+    plan = plans[0]
+    confirmed = planned(plan, runs)
     tuning = [run for run in runs if run.phase == "tune"]
     arms = [_arm(name, plan, confirmed, tuning) for name in plan.arms]
-    contrasts = _contrasts(plan, confirmed)
     noise = _noise(plan, confirmed, [run for run in runs if run.phase == "noise"])
+    outcomes = outcomes_of(plan, confirmed)
+    contrasts = against_baseline(plan, outcomes, noise)
+    rivals = against_rivals(plan, outcomes, contrasts, noise)
     plan_first = not isinstance(next((one for one in found if not isinstance(one, MetricRecord)), None), RunRecord)
-    passed = gates(plan, plan_first, runs, arms, contrasts, noise, executions)
-    warnings = _warnings(plan, arms)
+    passed = gates(Evidence(plans, plan_first, runs, arms, contrasts, noise, executions))
+    warnings = [*_warnings(plan, arms), *_selection(plan, arms), *rejected_of(refused)]
     metric = curve_metric(plan, series)
-    complete = [run for run in confirmed if _status(run, plan) == "ok"]
+    complete = [run for run in confirmed if status_of(run, plan.primary) == "ok"]
     curves = courses(series, complete, metric) if metric else {}
     return Analysis(
         factor=plan.factor,
@@ -62,43 +59,35 @@ def analyse(
         lower_is_better=plan.lower_is_better,
         arms=arms,
         contrasts=contrasts,
+        rivals=rivals,
         at_equal_time=at_equal_time(plan, curves, metric) if metric else [],
         target=to_target(plan, curves, metric) if metric else None,
         noise=noise,
         gates=passed,
         warnings=warnings,
-        verdict=verdict_of(plan, arms, contrasts, passed, warnings),
+        verdict=verdict_of(Judged(plan, arms, contrasts, rivals, passed, warnings, refused)),
     )
 
 
-def _planned(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The confirming runs that the plan names, the first of each: others prove nothing, and could be without end. One
-    that was skipped may have been made in a further container."""
-    found: dict[tuple[str, int], RunRecord] = {}
-    arms, seeds = set(plan.arms), set(plan.seeds)
-    for run in runs:
-        if run.phase == "confirm" and run.arm in arms and run.seed in seeds:
-            known = found.get((run.arm, run.seed))
-            if known is None or known.status == "skipped":
-                found[run.arm, run.seed] = run
-    return list(found.values())
-
-
-def _no_comparison(series: Sequence[Series]) -> Analysis:
+def _no_comparison(series: Sequence[Series], refused: int) -> Analysis:
     last = {one.name: float(one.values[-1]) for one in series if one.origin == LAB}
     shown = ", ".join(f"{name} {_figure(value)}" for name, value in list(last.items())[:6])
     text = "Not a comparison: no arms were run under seeds with lab.compare, so nothing is claimed."
     text += f" Last values: {shown}." if shown else " No metrics were recorded."
-    verdict = Verdict(word="not a comparison", arm=None, text=text)
+    warnings = rejected_of(refused)
+    verdict = Verdict(word="not a comparison", arm=None, text=" ".join([text, *(f"{one}." for one in warnings)]))
     return Analysis(
-        factor=None, primary=None, lower_is_better=None, arms=[], contrasts=[], warnings=[], verdict=verdict
+        factor=None, primary=None, lower_is_better=None, arms=[], contrasts=[], warnings=warnings, verdict=verdict
     )
+
+
+_TEST = re.compile(r"(^|_)test(_|$)|held_?out", re.IGNORECASE)
 
 
 def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord], tuning: Sequence[RunRecord]) -> Arm:
     own = [run for run in runs if run.arm == name]
-    counts = Counter(_status(run, plan) for run in own)
-    values = [run.values[plan.primary] for run in own if _status(run, plan) == "ok"]
+    counts = Counter(status_of(run, plan.primary) for run in own)
+    values = [run.values[plan.primary] for run in own if status_of(run, plan.primary) == "ok"]
     config = own[0].config if own else {}
     ran = [run.seconds for run in own if run.status != "skipped"]
     trials = [run for run in tuning if run.arm == name]
@@ -111,14 +100,22 @@ def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord], tuning: Sequenc
         skipped=counts["skipped"],
         missing=len(set(plan.seeds)) - len(own),
         mean=float(np.mean(values)) if values else None,
-        sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        sd=_sd(values),
         config=config,
         at_edge=[key for key in config if _at_edge(key, config, tried, _candidates(plan, name, key))],
         trials=len(tried),
+        trials_usable=sum(status_of(run, plan.select or plan.primary) == "ok" for run in trials),
         trials_skipped=len(trials) - len(tried),
         seconds=float(np.mean(ran)) if ran else 0.0,
-        values=_means([run.values for run in own if _status(run, plan) == "ok"]),
+        values=_means([run.values for run in own if status_of(run, plan.primary) == "ok"]),
     )
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    array = np.array(values)
+    return float(np.std(array, ddof=1)) if varies(array) else 0.0
 
 
 def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -132,75 +129,29 @@ def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if usable(mean)}
 
 
-def _status(run: RunRecord, plan: PlanRecord) -> str:
-    """The run's status; `ok` is taken at its word only when the primary metric is a number to calculate with."""
-    if run.status != "ok":
-        return run.status
-    return "ok" if usable(run.values.get(plan.primary, math.nan)) else "diverged"
-
-
 def _candidates(plan: PlanRecord, arm: str, key: str) -> list[Setting]:
     return plan.tune.get(f"{key}[{arm}]", plan.tune.get(key, []))
 
 
-def _at_edge(key: str, chosen: Config, tried: Sequence[Config], planned: Sequence[Setting]) -> bool:
-    """Of three planned values or more: two were meant as alternatives, and have no inside."""
-    numbers = [value for value in (one.get(key) for one in (chosen, *tried)) if isinstance(value, int | float)]
-    return len(planned) >= 3 and bool(numbers) and chosen[key] in (min(numbers), max(numbers))
+def _at_edge(key: str, chosen: Config, tried: Sequence[Config], planned_values: Sequence[Setting]) -> bool:
+    """Of numbers only: alternatives have no inside. Zero, below which nothing was tried, is where the parameter ends."""
+    if len(planned_values) < 2 or not all(_is_number(value) for value in planned_values):
+        return False
+    numbers = [value for value in (one.get(key) for one in (chosen, *tried)) if _is_number(value)]
+    lowest, highest = min(numbers, default=None), max(numbers, default=None)
+    return chosen[key] == highest or (chosen[key] == lowest != 0)
 
 
-def _contrasts(plan: PlanRecord, runs: Sequence[RunRecord]) -> list[Contrast]:
-    by_arm = {
-        arm: {run.seed: run.values[plan.primary] for run in runs if run.arm == arm and _status(run, plan) == "ok"}
-        for arm in plan.arms
-    }
-    baseline, *others = plan.arms
-    found = []
-    for arm in others:
-        seeds = sorted(by_arm[arm].keys() & by_arm[baseline].keys())
-        differences = np.array([by_arm[arm][seed] - by_arm[baseline][seed] for seed in seeds])
-        if len(differences) >= 2:
-            found.append(_contrast(plan, arm, dict(zip(seeds, differences.tolist(), strict=True)), differences))
-    adjusted = holm([contrast.p for contrast in found])
-    return [contrast.model_copy(update={"p_adjusted": p}) for contrast, p in zip(found, adjusted, strict=True)]
-
-
-def _contrast(plan: PlanRecord, arm: str, by_seed: dict[int, float], differences: Floats) -> Contrast:
-    needed = pairs_needed(differences)
-    mean, (low, high), p = float(differences.mean()), t_interval(differences), sign_flip(differences)
-    bca_low, bca_high = bca_interval(differences) or (None, None)
-    ratios = [_exp(value) for value in (mean, low, high)] if plan.unit == "nats" else [None, None, None]
-    return Contrast(
-        arm=arm,
-        baseline=plan.arms[0],
-        pairs=len(differences),
-        mean=mean,
-        low=low,
-        high=high,
-        bca_low=bca_low,
-        bca_high=bca_high,
-        p=p,
-        exact=len(differences) <= MAX_EXACT,
-        p_adjusted=p,
-        d_z=cohens_dz(differences),
-        ratio=ratios[0],
-        ratio_low=ratios[1],
-        ratio_high=ratios[2],
-        pairs_needed=None if needed is None else max(needed, pairs_to_decide(len(plan.arms) - 1)),
-        differences=by_seed,
-    )
-
-
-def _exp(value: float) -> float | None:
-    return math.exp(value) if value < 700 else None
+def _is_number(value: Setting) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _noise(plan: PlanRecord, confirmed: Sequence[RunRecord], repeats: Sequence[RunRecord]) -> Noise | None:
-    first = {(run.arm, run.seed): run for run in confirmed if _status(run, plan) == "ok"}
+    first = {(run.arm, run.seed): run for run in confirmed if status_of(run, plan.primary) == "ok"}
     differences = [
         abs(again.values[plan.primary] - first[again.arm, again.seed].values[plan.primary])
         for again in repeats
-        if _status(again, plan) == "ok"
+        if status_of(again, plan.primary) == "ok"
         and (again.arm, again.seed) in first
         and again.config == first[again.arm, again.seed].config
     ]
@@ -226,6 +177,21 @@ def _warnings(plan: PlanRecord, arms: Sequence[Arm]) -> list[str]:
             value = shown(arm.config[key])
             edge = f"the best {key} of {arm.name} ({value}) is at the edge of what was tried"
             found.append(edge if arm.trials else f"the {key} of {arm.name} ({value}) was not tuned")
+    return found
+
+
+def _selection(plan: PlanRecord, arms: Sequence[Arm]) -> list[str]:
+    """What tuning did not do as it should."""
+    found = [
+        f"no tuning trial of {name} gave a number to choose by: its settings are untuned" for name in untuned(arms)
+    ]
+    names = {name for arm in arms for name in arm.values}
+    if plan.tune and (plan.select or plan.primary) == plan.primary:
+        tested = [name for name in sorted(names - {plan.primary}) if _TEST.search(name)]
+        if _TEST.search(plan.primary):
+            found.append(f"tuning chose by {plan.primary}, on which arms are compared too: chosen values flatter it")
+        elif tested:
+            found.append(f"tuning and the comparison are both by {plan.primary}, though there is {tested[0]}")
     return found
 
 

@@ -1,5 +1,6 @@
 """The courses of trainings: each one's learning curve by step and by second, and what arms can be compared by along them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ import numpy as np
 from executor.experiment import PlanRecord, RunRecord
 from results.findings import AtEqualTime, Reached, Target
 from results.series import LAB, Series
-from results.statistics import TOO_LARGE, Floats, sign_flip, t_interval
+from results.statistics import TOO_LARGE, Floats, holm, sign_flip, t_interval
+
+_LOWER = re.compile(r"loss|perplexity|ppl|err(or)?(_|$)|nll", re.IGNORECASE)
+_HIGHER = re.compile(r"acc(uracy)?(_|$)|(^|_)f1|score|reward|return", re.IGNORECASE)
 
 Training = tuple[str, int]
 """Arm and seed."""
@@ -25,9 +29,13 @@ class Course:
     values: Floats
 
     def at(self, seconds: float) -> float | None:
-        """The last value that was known by then."""
-        before = int(np.searchsorted(self.seconds, seconds, side="right"))
-        return float(self.values[before - 1]) if before else None
+        """The value at that time, on the line between the two logged around it; None outside of what was logged.
+
+        The last logged value would be older for one arm than for the other, and an old loss is a worse one.
+        """
+        if not self.seconds[0] <= seconds <= self.seconds[-1]:
+            return None
+        return float(np.interp(seconds, self.seconds, self.values))
 
     def first(self, target: float, sign: int) -> int | None:
         """Where it first was at least as good as the target."""
@@ -93,18 +101,31 @@ def at_equal_time(plan: PlanRecord, found: Mapping[Training, Course], metric: st
                     p=sign_flip(array),
                 )
             )
-    return compared
+    adjusted = holm([one.p for one in compared])
+    return [one.model_copy(update={"p": p}) for one, p in zip(compared, adjusted, strict=True)]
 
 
 def to_target(plan: PlanRecord, found: Mapping[Training, Course], metric: str) -> Target | None:
-    """How soon each arm gets to where the worst of them ends on average; None where an arm has no curve."""
-    sign = 1 if plan.lower_is_better or metric != plan.primary else -1
+    """How soon each arm gets to where the worst of them ends on average; None where an arm has no curve, or where
+    nobody said which way the metric is better."""
+    sign = _direction(plan, metric)
     by_arm = {arm: [course for (name, _), course in found.items() if name == arm] for arm in plan.arms}
-    if not all(by_arm.values()):
+    if sign is None or not all(by_arm.values()):
         return None
     ends = [float(np.mean([course.values[-1] for course in own])) for own in by_arm.values()]
     value = max(ends, key=lambda end: sign * end)
     return Target(metric=metric, value=value, arms=[_reached(arm, own, value, sign) for arm, own in by_arm.items()])
+
+
+def _direction(plan: PlanRecord, metric: str) -> int | None:
+    """1 where lower is better, -1 where higher is; None where neither the plan nor the metric's name says it."""
+    if metric == plan.primary:
+        lower: bool | None = plan.lower_is_better
+    elif metric == plan.select:
+        lower = plan.lower_is_better if plan.select_lower_is_better is None else plan.select_lower_is_better
+    else:
+        lower = True if _LOWER.search(metric) else False if _HIGHER.search(metric) else None
+    return None if lower is None else 1 if lower else -1
 
 
 def _reached(arm: str, own: Sequence[Course], value: float, sign: int) -> Reached:

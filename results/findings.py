@@ -26,13 +26,15 @@ class Arm(_Data):
     """Planned runs of which there is no record: the experiment ended before."""
     mean: float | None
     sd: float | None
-    """Sample standard deviation over seeds."""
+    """Sample standard deviation over seeds; 0 where they differ by no more than rounding."""
     config: Config
     """The nuisance parameters that tuning chose for it."""
     at_edge: list[str]
     """Those whose chosen value is the smallest or largest that was tried, or that were to be tuned and were not."""
     trials: int
     """Tuning runs that were made, whatever came of them."""
+    trials_usable: int = 0
+    """Those that gave a number to choose by."""
     trials_skipped: int
     """Those for which no time was left."""
     seconds: float
@@ -42,7 +44,7 @@ class Arm(_Data):
 
 
 class Contrast(_Data):
-    """One arm against the baseline; the difference is arm minus baseline."""
+    """One arm against another, mostly the baseline; the difference is arm minus baseline."""
 
     arm: str
     baseline: str
@@ -66,6 +68,8 @@ class Contrast(_Data):
     ratio_high: float | None = None
     pairs_needed: int | None
     """About how many pairs would show a difference of this size with 80 % power; None when it cannot be said."""
+    within_noise: bool = False
+    """The difference is no larger than that of the baseline from itself."""
     differences: dict[int, float] = {}
     """By seed."""
 
@@ -83,6 +87,7 @@ class AtEqualTime(_Data):
     low: float
     high: float
     p: float
+    """Of the sign-flip test, with Holm's correction over arms."""
 
 
 class Reached(_Data):
@@ -126,7 +131,7 @@ class Verdict(_Data):
 
     word: Word
     arm: str | None
-    """The better arm, when there is one."""
+    """The better arm, when there is one: one of several that beat the baseline only where it beats the others as well."""
     text: str
     """One or two sentences with the numbers."""
 
@@ -139,6 +144,8 @@ class Analysis(_Data):
     lower_is_better: bool | None
     arms: list[Arm]
     contrasts: list[Contrast]
+    rivals: list[Contrast] = []
+    """The arm that is furthest ahead of the baseline against the others: whether it may be called the best."""
     at_equal_time: list[AtEqualTime] = []
     target: Target | None = None
     noise: Noise | None = None

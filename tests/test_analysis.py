@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,43 +14,8 @@ from scipy import stats
 from executor.experiment import AnyRecord, MetricRecord, PlanRecord, RunRecord
 from results.analysis import analyse
 from results.findings import Analysis, Noise
-from results.statistics import bca_interval, holm, pairs_to_decide, sign_flip, t_interval
-
-
-def study(
-    values: dict[str, Sequence[float | None]],
-    lower: bool = True,
-    tried: Sequence[float] = (),
-    skipped: Sequence[float] = (),
-    **plan: object,
-) -> list[AnyRecord]:
-    """Records of a comparison; None is a run that diverged. Every arm was tuned over `tried`, and 0.1 was best."""
-    seeds = list(range(max(len(column) for column in values.values())))
-    records: list[AnyRecord] = [
-        PlanRecord.model_validate(
-            {
-                "t": 0, "factor": "thing", "arms": list(values), "seeds": seeds, "primary": "loss",
-                "lower_is_better": lower, **plan,
-            }
-        )
-    ]  # fmt: skip
-    records += [
-        RunRecord(t=1, arm=arm, seed=99, phase="tune", status=status, values={"loss": 1.0}, config={"lr": lr})
-        for arm in values
-        for status, rates in (("ok", tried), ("skipped", skipped))
-        for lr in rates
-    ]
-    for seed in seeds:
-        for arm, column in values.items():
-            value = column[seed] if seed < len(column) else None
-            ok = value is not None
-            records.append(
-                RunRecord(
-                    t=1, arm=arm, seed=seed, phase="confirm", status="ok" if ok else "diverged",
-                    values={"loss": value if value is not None else math.nan}, config={"lr": 0.1},
-                )
-            )  # fmt: skip
-    return records
+from results.statistics import bca_interval, cohens_dz, holm, pairs_needed, pairs_to_decide, sign_flip
+from tests.comparisons import study
 
 
 def test_a_clear_paired_effect_is_found_where_the_arms_overlap() -> None:
@@ -173,10 +139,13 @@ def test_a_p_is_called_exact_only_where_every_sign_pattern_was_counted() -> None
 
 
 def test_a_deterministic_difference_is_decided_once_there_are_enough_pairs() -> None:
-    analysis = analyse(study({"off": [17.0] * 8, "on": [2.9] * 8}))
-    assert analysis.verdict.word == "better"
-    assert analysis.contrasts[0].d_z is None
-    assert analyse(study({"off": [17.0] * 4, "on": [2.9] * 4})).verdict.word == "inconclusive"
+    def analysis(pairs: int, **plan: object) -> Analysis:
+        return analyse(study({"off": [17.0] * pairs, "on": [2.9] * pairs}, **plan))
+
+    assert analysis(8, deterministic=True).verdict.word == "better"
+    assert analysis(8, deterministic=True).contrasts[0].d_z is None
+    assert analysis(4, deterministic=True).verdict.word == "inconclusive"
+    assert "the same under every seed" in analysis(8).verdict.text, "nobody said that it would be"
 
 
 def test_a_best_value_at_the_edge_of_its_grid_leaves_the_order_open() -> None:
@@ -202,8 +171,18 @@ def test_the_edge_is_that_of_the_values_tried_and_trials_without_time_are_told()
     none = analyse(study({"a": a, "b": b}, tune={"lr": grid}, skipped=grid))
     assert none.verdict.word == "inconclusive"
     assert "the lr of a (0.1) was not tuned" in none.warnings
-    alternatives = analyse(study({"a": a, "b": b}, tune={"lr": [0.1, 0.3]}, tried=[0.1, 0.3]))
-    assert alternatives.verdict.word == "better"
+    two = analyse(study({"a": a, "b": b}, tune={"lr": [0.1, 0.3]}, tried=[0.1, 0.3]))
+    assert two.verdict.word == "inconclusive", "of two numbers the best is always at the edge"
+    words = study({"a": a, "b": b}, tune={"lr": ["cosine", "linear"]})
+    chosen = [r.model_copy(update={"config": {"lr": "linear"}}) if isinstance(r, RunRecord) else r for r in words]
+    tried = [r.model_copy(update={"phase": "tune", "seed": 99}) for r in chosen[1:3] if isinstance(r, RunRecord)]
+    assert analyse([*chosen, *tried]).verdict.word == "better", "words have no edge"
+    none_at_all = study({"a": a, "b": b}, tune={"lr": [0.1, 0.3]}, tried=[0.1, 0.3])
+    off = [
+        r.model_copy(update={"config": {"lr": r.config["lr"] - 0.1}}) if isinstance(r, RunRecord) else r
+        for r in none_at_all
+    ]
+    assert analyse(off).verdict.word == "better", "below zero there is nothing to try"
 
 
 def test_several_arms_are_corrected_for_being_several() -> None:
@@ -237,27 +216,80 @@ def test_the_sign_flip_test_counts_every_pattern(differences: list[float]) -> No
     assert sign_flip(np.array(differences)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("effect", [0.0, 0.7])
-def test_on_data_of_known_truth_intervals_cover_and_errors_are_as_rare_as_promised(effect: float) -> None:
-    """Ten thousand comparisons: coverage within a point of nominal, and at most 5 % of null effects called one."""
+TRUE_EFFECTS = [0.0, 0.7]
+SIMULATED = 10_000
+
+
+@pytest.mark.parametrize("effect", TRUE_EFFECTS)
+def test_on_data_of_known_truth_intervals_cover_and_errors_are_as_rare_as_promised(
+    effect: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand whole analyses: coverage within a point of nominal, and at most 5 % of null effects called one."""
+    monkeypatch.setattr(
+        "results.contrasts.bca_interval", lambda differences: None
+    )  # half the time, and decides nothing
     rng = np.random.default_rng(20261123)
-    covered = wrong = 0
-    for differences in rng.normal(effect, 1.0, size=(10_000, 8)):
-        low, high = t_interval(differences)
-        covered += low <= effect <= high
-        wrong += effect == 0.0 and sign_flip(differences) < 0.05 and not low <= 0.0 <= high
-    assert 0.94 <= covered / 10_000 <= 0.96
-    assert wrong / 10_000 <= 0.05
+    baseline = rng.normal(3.0, 1.0, size=(SIMULATED, 8))
+    other = baseline + rng.normal(effect, 1.0, size=(SIMULATED, 8))
+    covered = called = right = 0
+    for a, b in zip(baseline.tolist(), other.tolist(), strict=True):
+        analysis = analyse(study({"a": a, "b": b}))
+        (contrast,) = analysis.contrasts
+        covered += contrast.low <= effect <= contrast.high
+        called += analysis.verdict.word == "better"
+        right += analysis.verdict.arm == "a"
+    assert 0.94 <= covered / SIMULATED <= 0.96
+    if effect:
+        assert right / called > 0.99 and called / SIMULATED > 0.3
+    else:
+        assert called / SIMULATED <= 0.05
 
 
-def test_null_effects_are_called_an_effect_at_most_as_often_as_promised_also_with_many_arms() -> None:
-    """The whole analysis, where each of three contrasts could be the wrong one."""
-    rng = np.random.default_rng(7)
-    wrong = 0
-    for _ in range(600):
-        arms = {name: list(rng.normal(size=8)) for name in "abcd"}
-        wrong += analyse(study(arms)).verdict.word == "better"
-    assert wrong / 600 <= 0.077, "5 % in the long run at most; this bound is three standard errors above"
+@pytest.mark.parametrize(
+    ("d_z", "contrasts", "least"),
+    [
+        (2.5, 1, 6),
+        (1.5, 1, 7),
+        (1.2, 1, 9),
+        (1.0, 1, 11),
+        (0.8, 1, 15),
+        (0.6, 1, 25),
+        (1.5, 3, 9),
+        (1.0, 2, 13),
+        (0.6, 5, 37),
+    ],
+)
+def test_the_pairs_said_to_be_needed_are_enough_for_the_rule_that_decides(
+    d_z: float, contrasts: int, least: int
+) -> None:
+    """least: by simulation of the sign-flip test and the t interval together, at 80 % power."""
+    differences = np.array([-1.0, 1.0] * 4)
+    differences = differences / differences.std(ddof=1) + d_z
+    assert cohens_dz(differences) == pytest.approx(d_z)
+    needed = pairs_needed(differences, contrasts)
+    assert needed is not None and least <= needed <= least + 1
+    assert pairs_needed(np.array([-1.0, 1.0, 1e-9])) is None, "nobody runs so many"
+
+
+def test_256_pairs_are_tested_within_little_memory_and_time() -> None:
+    differences = np.random.default_rng(5).normal(0.15, 1.0, size=256)
+    began = time.process_time()
+    tracemalloc.start()
+    p = sign_flip(differences)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 << 20 and time.process_time() - began < 1.5
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, rel=0.2)
+
+
+def test_null_effects_are_called_an_effect_at_most_as_often_as_promised_also_with_many_arms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten thousand whole analyses where each of three contrasts could be the wrong one."""
+    monkeypatch.setattr("results.contrasts.bca_interval", lambda differences: None)
+    columns = np.random.default_rng(7).normal(size=(SIMULATED, 4, 8)).tolist()
+    wrong = sum(analyse(study(dict(zip("abcd", arms, strict=True)))).verdict.word == "better" for arms in columns)
+    assert wrong / SIMULATED <= 0.05
 
 
 def test_the_bootstrap_interval_covers_as_it_says_once_there_are_many_pairs() -> None:
@@ -304,10 +336,50 @@ def test_arms_are_also_compared_after_equally_many_seconds_and_by_steps_to_targe
     assert (analysis.verdict.word, analysis.verdict.arm) == ("better", "slow")
     (timed,) = analysis.at_equal_time
     assert (timed.pairs, timed.seconds) == (8, pytest.approx(3.0))
-    assert timed.low > 1.0, "when the fast one is done, the slow one has hardly begun"
+    # At 3 s the slow one is on its way from 1.5 (at 0.5 s) to 0.9 (at 4 s): at 1.5 - 0.6 * 2.5 / 3.5, and the fast at 0.4.
+    assert timed.mean == pytest.approx(1.5 - 0.6 * 2.5 / 3.5 - 0.4, abs=0.02)
     assert analysis.target is not None and analysis.target.value == pytest.approx(0.4, abs=0.02)
     steps = {reached.arm: reached.steps for reached in analysis.target.arms}
     assert steps["fast"] == pytest.approx(3.0) and steps["slow"] == pytest.approx(3.0, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("plan", "steps"),
+    [
+        ({"primary": "accuracy", "select": "drawn"}, [1, 2]),
+        ({"primary": "accuracy", "select": "drawn", "select_lower_is_better": True}, [1, 1]),
+    ],
+)
+def test_steps_to_target_go_the_way_of_the_metric_that_is_drawn(plan: dict[str, object], steps: list[int]) -> None:
+    """Higher accuracies are better, and so is what tuning chose by, unless the plan says otherwise."""
+    up = curves({"quick": [(1.0, 1.0, 0.85), (2.0, 2.0, 0.9)], "slow": [(1.0, 1.0, 0.2), (2.0, 2.0, 0.8)]})
+    records: list[AnyRecord] = []
+    for record in up:
+        if isinstance(record, PlanRecord):
+            record = record.model_copy(update={"lower_is_better": False, **plan})
+        else:
+            name = "drawn" if isinstance(record, MetricRecord) else "accuracy"
+            record = record.model_copy(update={"values": {name: record.values["loss"]}})
+        records.append(record)
+    target = analyse(records).target
+    assert target is not None
+    first = {reached.arm: reached.steps for reached in target.arms}
+    assert first["quick"] == pytest.approx(steps[0], abs=0.6) and first["slow"] == pytest.approx(steps[1], abs=0.6)
+
+
+def test_what_a_curves_metric_does_not_say_of_its_direction_is_not_guessed() -> None:
+    records = [
+        record.model_copy(update={"values": {"thing": record.values["loss"]}})
+        if isinstance(record, MetricRecord)
+        else record
+        for record in curves({"a": [(1.0, 1.0, 0.8), (2.0, 2.0, 0.9)], "b": [(1.0, 1.0, 0.2), (2.0, 2.0, 0.8)]})
+    ]
+    assert analyse(records).at_equal_time and analyse(records).target is None
+
+
+def test_comparisons_at_equal_time_are_corrected_for_being_several() -> None:
+    arms = {name: [(1.0, 1.0, 0.8), (2.0, 2.0, 0.5 + 0.1 * place)] for place, name in enumerate("abc")}
+    assert [one.p for one in analyse(curves(arms)).at_equal_time] == pytest.approx([4 / 2**8] * 2)
 
 
 def test_perplexities_are_compared_where_the_loss_is_in_nats() -> None:
@@ -332,6 +404,21 @@ def test_an_effect_within_the_noise_of_the_baseline_is_no_finding() -> None:
     assert drowned.verdict.word == "inconclusive" and "differs by up to 0.3 from itself" in drowned.verdict.text
 
 
+def test_each_contrast_is_held_against_the_noise() -> None:
+    a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    arms = {
+        "a": a,
+        "near": [value - 0.1 - 0.001 * value for value in a],
+        "far": [value - 2 - 0.01 * value for value in a],
+    }
+    repeat = RunRecord(t=2, arm="a", seed=0, phase="noise", status="ok", values={"loss": 1.3}, config={"lr": 0.1})
+    verdict = analyse([*study(arms, repeats=1), repeat]).verdict
+    assert (verdict.word, verdict.arm) == ("better", "far")
+    assert "No difference beyond that of the baseline from itself between thing near" in verdict.text
+    alone = analyse([*study(arms | {"far": a}, repeats=1), repeat])
+    assert alone.verdict.word == "inconclusive", "what is left is within the noise"
+
+
 def test_seeds_that_the_experiment_replaced_by_one_are_noticed() -> None:
     a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     records = study({"a": a, "b": [value - 0.1 - 0.001 * value for value in a]})
@@ -339,6 +426,12 @@ def test_seeds_that_the_experiment_replaced_by_one_are_noticed() -> None:
     assert analyse(derived).verdict.word == "better", "from the seed it was given it may derive its own"
     fixed = [r.model_copy(update={"reseeded": 42}) if isinstance(r, RunRecord) else r for r in records]
     assert "replaced different seeds by the same (42)" in analyse(fixed).verdict.text
+    drawn = [
+        r.model_copy(update={"generators": {"numpy": f"{r.seed}"}}) if isinstance(r, RunRecord) else r for r in records
+    ]
+    assert analyse(drawn).verdict.word == "better"
+    alike = [r.model_copy(update={"generators": {"numpy": "0f"}}) if isinstance(r, RunRecord) else r for r in records]
+    assert "replaced different seeds by the same (of numpy)" in analyse(alike).verdict.text
 
 
 def test_arms_that_were_not_tuned_alike_are_not_ranked() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from executor.experiment import RECORD
+from results.contrasts import RULE
 from results.further import left_of
 from sandbox_images.lock import HERE
 
@@ -76,6 +77,139 @@ def test_the_plan_says_what_sets_arms_apart_whatever_it_is(lab: Run) -> None:
         "lr": "nan", "?": "<built-in function len>", "n": "1" + "0" * 30, "decay": 0.1, "betas": "(0.9, 0.99)",
         "name": "x" * 100, "on": True,
     }  # fmt: skip
+
+
+def test_the_plan_says_by_what_it_is_decided_and_how_much_each_arm_is_tuned(lab: Run) -> None:
+    plan = lab("lab.compare(lambda arm, seed, lr, wd: 1, 'ab', [0], tune={'lr': [1, 2, 3], 'wd': [0, 1]})")[0]
+    assert plan["rule"] == RULE and plan["trials"] == 6
+    assert plan["deterministic"] is False and plan["select_lower_is_better"] is True
+
+
+ODD = """
+def train(arm, seed, betas, lr):
+    assert betas in [(0.9, 0.99), (0.9, 0.999)] and arm['size'] in (1, 2)
+    return {'val_loss': arm['size'] + lr + betas[1] + seed, **{'n%d' % i: i for i in range(90)}}
+results = lab.compare(train, {64: {'size': 1}, (1, 2): {'size': 2}}, range(SEEDS), note='n' * 9999,
+    tune={'betas': [(0.9, 0.999), (0.9, 0.99)], **{'lr': [0.1, 0.2, 0.3]}})
+lab.log(kept=len(results[64]))
+"""
+
+
+def test_odd_arms_and_values_are_recorded_and_reach_the_training_as_they_were(lab: Run) -> None:
+    records = lab(ODD.replace("SEEDS", "2"))
+    parsed = [RECORD.validate_python({"t": 0.0, **record}) for record in records]
+    plan, runs = records[0], [record for record in records if record["type"] == "run"]
+    assert plan["arms"] == ["64", "(1, 2)"] and len(plan["note"]) == 2000
+    assert plan["tune"]["betas"] == ["(0.9, 0.999)", "(0.9, 0.99)"]
+    assert {run["status"] for run in runs} == {"ok"} and all(len(run["values"]) == 64 for run in runs)
+    assert runs[-1]["config"]["betas"] == "(0.9, 0.99)" and records[-1]["values"] == {"kept": 2}
+    # What a further container is told of as text is a tuple for the training there.
+    cut = [one for one in parsed if not (getattr(one, "phase", "") == "confirm" and getattr(one, "seed", 0) == 1)]
+    left = left_of(cut)
+    assert left is not None
+    after = lab(ODD.replace("SEEDS", "2"), study=left.model_dump_json())
+    assert [(r["seed"], r["status"]) for r in after if r.get("phase") == "confirm"] == [(1, "ok"), (1, "ok")]
+
+
+def test_twenty_arms_with_grids_of_their_own_fit_into_a_plan(lab: Run) -> None:
+    arms = "{'arm %d' % i: [i + 1, i + 2] for i in range(20)}"
+    plan = lab(f"lab.compare(lambda arm, seed, lr: lr, list({arms}), [0], tune={{'lr': {arms}}})")[0]
+    assert len(RECORD.validate_python({"t": 0.0, **plan}).tune) == 20  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "['a', 'b'], range(257)",
+        "['a', 'b'], []",
+        "['a' * 129, 'b'], [0]",
+        "['a', ''], [0]",
+        "{1: {}, '1': {}}, [0]",
+        "['a%d' % i for i in range(33)], [0]",
+        "['a', 'b'], [1 << 62]",
+        "['a', 'b'], [0], unit='bits'",
+        "['a', 'b'], [0], repeats=-1",
+        "['a', 'b'], [0], primary=''",
+        "['a', 'b'], [0], tune={'x%d' % i: [1, 2] for i in range(17)}",
+        "['a', 'b'], [0], tune={'x' * 129: [1, 2]}",
+        "['a', 'b'], [0], tune={'x': ['y' * 100 + '1', 'y' * 100 + '2']}",
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_anything_runs(lab: Run, arguments: str) -> None:
+    code = f"try: lab.compare(lambda *args, **more: lab.log(ran=1) or 1, {arguments})\nexcept ValueError: lab.log(refused=1)\n"
+    assert [record["values"] for record in lab(code)] == [{"refused": 1}]
+
+
+def test_an_experiment_has_one_comparison(lab: Run) -> None:
+    records = lab(
+        "lab.compare(lambda arm, seed: 1, ['a', 'b'], [0])\n"
+        "try: lab.compare(lambda arm, seed: 1, ['a', 'c'], [0])\n"
+        "except RuntimeError as error: lab.log(one='one comparison' in str(error))\n"
+    )
+    assert [r["type"] for r in records].count("plan") == 1 and records[-1]["values"] == {"one": 1}
+
+
+def test_a_training_that_quits_has_failed_and_the_study_goes_on(lab: Run) -> None:
+    records = lab(
+        "import sys\n"
+        "def train(arm, seed):\n"
+        "    if seed == 1: sys.exit(0)\n"
+        "    return 1.0\n"
+        "lab.compare(train, ['a', 'b'], range(3), repeats=0)\n"
+    )
+    assert [r["status"] for r in records if r["type"] == "run"] == ["ok", "ok", "failed", "failed", "ok", "ok"]
+    assert [r.get("error") for r in records if r.get("status") == "failed"] == ["SystemExit: 0"] * 2
+
+
+def test_generators_tell_where_a_training_replaced_its_seed(lab: Run, sandbox_python: str) -> None:
+    def ends(body: str) -> list[set[str]]:
+        records = lab(f"import random\ndef train(arm, seed):\n    {body}\n    return random.random()\n"
+                      "lab.compare(train, ['a', 'b'], range(4), repeats=0)\n")  # fmt: skip
+        runs = [record for record in records if record["type"] == "run"]
+        return [{r["generators"]["random"] for r in runs if r["arm"] == arm} for arm in "ab"]
+
+    assert [len(found) for found in ends("random.random()")] == [4, 4]
+    assert [len(found) for found in ends("random.seed(42)")] == [1, 1]
+    numpy = "import numpy, sys; sys.path.insert(0, '.'); from lab.seeding import *; "
+    code = numpy + (
+        "a = [(seed_everything(s), numpy.random.rand(), generators()['numpy'])[2] for s in range(3)]; "
+        "b = [(seed_everything(s), numpy.random.seed(42), generators()['numpy'])[2] for s in range(3)]; "
+        "print(len(set(a)), len(set(b)))"
+    )
+    done = subprocess.run([sandbox_python, "-c", code], env={"PYTHONPATH": str(HERE)}, capture_output=True, text=True)
+    assert done.stdout.split() == ["3", "1"], done.stderr
+
+
+def test_one_parameter_after_the_other_is_tuned_with_equally_many_trials(lab: Run) -> None:
+    records = lab(
+        "def train(arm, seed, lr, wd): return abs(lr - {'a': 0.1, 'b': 1.0}[arm]) + abs(wd - 0.1)\n"
+        "lab.compare(train, ['a', 'b'], [0], tune={'lr': [0.01, 0.1, 1.0], 'wd': [0, 0.1, 1.0]}, one_by_one=True)\n"
+    )
+    tried = {arm: [r["config"] for r in records if r.get("phase") == "tune" and r["arm"] == arm] for arm in "ab"}
+    assert records[0]["trials"] == 5 and len(tried["a"]) == len(tried["b"]) == 6, "and one beyond the edge for both"
+    assert [config["wd"] for config in tried["b"]] == [0.1] * 4 + [1.0, 0]
+    assert {config["lr"] for config in tried["b"][4:]} == {1.0} and {config["lr"] for config in tried["a"][4:]} == {0.1}
+    chosen = {r["arm"]: r["config"] for r in records if r.get("phase") == "confirm"}
+    assert chosen == {"a": {"lr": 0.1, "wd": 0.1}, "b": {"lr": 1.0, "wd": 0.1}}
+
+
+def test_two_numbers_have_an_edge_and_nothing_lies_below_none(lab: Run) -> None:
+    def tried(values: str, best: float) -> list[float]:
+        records = lab(f"lab.compare(lambda arm, seed, x: abs(x - {best}), ['a', 'b'], [0], tune={{'x': {values}}})")
+        return [r["config"]["x"] for r in records if r.get("phase") == "tune" and r["arm"] == "a"]
+
+    assert tried("[0.1, 1.0]", 10.0) == pytest.approx([1.0, 0.1, 10.0, 100.0])
+    assert tried("[0, 0.1, 1.0]", 0.0) == [0.1, 0, 1.0]
+    assert tried("[1, 2]", 1) == [2, 1], "of layers there is nothing below one"
+
+
+def test_tuning_goes_the_way_of_what_it_selects_by(lab: Run) -> None:
+    records = lab(
+        "def train(arm, seed, lr): return {'accuracy': lr, 'val_loss': abs(lr - 2)}\n"
+        "lab.compare(train, ['a'], [0], tune={'lr': [1, 2, 3]}, primary='accuracy', lower_is_better=False,"
+        " select='val_loss', select_lower_is_better=True)\n"
+    )
+    assert [r["config"]["lr"] for r in records if r.get("phase") == "confirm"] == [2]
 
 
 def test_nan_and_infinity_are_written_as_json_can_hold_them(lab: Run) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import json
 import time
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.local_agents.playbook.earlier import from_earlier
 from orchestrator.local_agents.playbook.engine import PlaybookEngine
 from orchestrator.local_agents.playbook.goals import read_goal
 from orchestrator.local_agents.playbook.study import Study, UnknownGoal
 from orchestrator.local_agents.playbook.writing import write_experiment
+from orchestrator.recall import HEADING
 from tests.studies import EIGHT_FACTORS
 
 
@@ -320,6 +323,36 @@ def test_the_written_experiment_is_readable_self_contained_and_compares(goal: st
     assert 120 <= len(code.splitlines()) <= 280
     assert max(map(len, code.splitlines())) <= 160
     assert "{%" not in code and "{{" not in code
+
+
+def test_optimizers_are_tuned_as_they_are_known_to_differ_with_equally_many_trials() -> None:
+    study = read_goal(EIGHT_FACTORS[0])
+    asked = f"Goal: {EIGHT_FACTORS[0]}\nTask: plan\n"
+    code, plan = write_experiment(study), PlaybookEngine().respond("ArchitectAgent", "", asked, "").value
+    for name, low, high in (("lr", 1 / 10, 1 / 3), ("weight_decay", 3, 10)):
+        grids = study.tune[name]
+        assert isinstance(grids, dict) and len(grids["AdamW"]) == len(grids["Lion"])
+        ratios = [lion / adam for adam, lion in zip(grids["AdamW"], grids["Lion"], strict=True) if adam]
+        assert all(low <= ratio * 1.001 and ratio <= high * 1.001 for ratio in ratios)
+    assert "one_by_one=True" in code and not any("weight_decay" in arm.settings for arm in study.arms)
+    assert "betas=(0.9, 0.999)" in code and "betas=(0.9, 0.99)" in code
+    assert "AdamW 0.9/0.999, Lion 0.9/0.99" in plan and "Tune weight_decay" in plan
+    assert list(read_goal("AdamW vs SGD").tune) == ["lr"], "SGD has no decay, and would have trials for nothing"
+
+
+def test_a_decay_of_zero_that_an_earlier_sprint_chose_does_not_make_a_grid_of_zeros() -> None:
+    tuned = {"AdamW": {"lr": 0.03, "weight_decay": 0.0}, "Lion": {"lr": 0.01, "weight_decay": 0.5}}
+    told = f"{HEADING}\n" + json.dumps({"sprint": "s", "goal": EIGHT_FACTORS[0], "tuned": tuned})
+    study = from_earlier(read_goal(EIGHT_FACTORS[0]), told)
+    grids, decays = study.tune["lr"], study.tune["weight_decay"]
+    assert isinstance(grids, dict) and isinstance(decays, dict)
+    assert grids["AdamW"][2] == 0.03 and decays["AdamW"] == [0.0, 0.1, 1.0]
+
+
+def test_only_what_counts_bytes_is_called_deterministic() -> None:
+    assert "deterministic=True" in write_experiment(read_goal("Measure memory savings from gradient checkpointing"))
+    for goal in ("How much slower is activation checkpointing?", *EIGHT_FACTORS[:6], EIGHT_FACTORS[7]):
+        assert "deterministic" not in write_experiment(read_goal(goal))
 
 
 def test_a_goal_cannot_break_out_of_the_code_it_is_quoted_in() -> None:

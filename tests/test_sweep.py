@@ -99,6 +99,7 @@ def test_a_search_finds_better_settings_and_confirms_them_on_fresh_seeds(ended: 
     assert found["metric"] == "val_loss" and found["best"]["value"] < found["trials"][0]["value"]
     numbers = found["confirmation"]["numbers"]
     assert numbers["contrasts"][0]["pairs"] == 6 and numbers["verdict"]["word"] == "better"
+    assert {"outcome", "metric", "seeds"} <= {gate["name"] for gate in numbers["gates"]}, "judged as every other study"
     assert (
         found["verdict"].startswith(f"Trial {found['best']['number']} is better: ") and found["verdict"] in done.stdout
     )

@@ -22,7 +22,8 @@ available. The library `lab` is: lab.text() gives English prose, lab.digits() gi
 (images, labels), lab.log(step=..., loss=...) records metrics, lab.time_left() gives seconds, and
 lab.compare(train, arms, seeds, tune=None, primary="test_loss", select="val_loss", lower_is_better=True, unit=None) calls
 train(arm, seed, **tuned) for every arm under every seed, seeded alike, and records each run; train returns a dict with the
-primary metric and the one that tuning selects by; unit="nats" where the primary is a mean cross-entropy. A study that does
+primary metric and the one that tuning selects by; unit="nats" where the primary is a mean cross-entropy; deterministic=True
+where the primary is a count that no seed changes. An experiment calls lab.compare once, with all arms. A study that does
 not fit into one container goes on in further ones: lab.keep(name, value) keeps sizes that were fitted to measured time,
 and lab.fit_steps(seconds_per_step, trainings) does so by itself.
 lab.device() is the torch.device to use: a GPU where one was given. lab.launch(fn, *args) runs a top-level function in one

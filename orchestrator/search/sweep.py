@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import itertools
+import json
 import math
 import os
 import threading
@@ -34,6 +35,7 @@ from orchestrator.search.study import Running, Search, metric_of
 from policies.model import Limits
 from policies.units import format_bytes
 from results.analysis import analyse
+from results.contrasts import RULE
 from results.search_plots import draw_search
 from results.statistics import TOO_LARGE
 from results.store import EXECUTION, RunFolder
@@ -244,17 +246,19 @@ class Sweep:
             seeds=seeds,
             primary=metric,
             lower_is_better=not self._spec.maximize,
+            rule=RULE,
         )
         runs = self._each(
             lambda one: self._confirmed(one[1], arms[one[1]], one[0], metric),
             itertools.product(seeds, arms),  # whole pairs first
         )
-        analysis = analyse([plan, *runs])
+        executions = [self._execution(_confirming(arm, seed)) for seed, arm in itertools.product(seeds, arms)]
+        analysis = analyse([plan, *runs], executions)
         self._told(f"confirmed on {len(seeds)} fresh seeds: {analysis.verdict.text}")
         return {"plan": plan.model_dump(mode="json"), "numbers": analysis.model_dump(mode="json")}
 
     def _confirmed(self, arm: str, params: Config, seed: int, metric: str) -> RunRecord:
-        name = f"confirm/{'defaults' if arm == _DEFAULTS else 'best'}-{seed}"
+        name = _confirming(arm, seed)
         known = self._folder / name / "run.json"
         with contextlib.suppress(FileNotFoundError, ValueError):
             found = RunRecord.model_validate_json(known.read_bytes())
@@ -277,6 +281,9 @@ class Sweep:
         )
         RunFolder(known.parent).write_text(known.name, record.model_dump_json())
         return record
+
+    def _execution(self, name: str) -> Execution:
+        return Execution.from_json(json.loads((self._folder / name / EXECUTION).read_bytes()))
 
     # ---- what is left ----
 
@@ -349,6 +356,11 @@ def alone(folder: Path) -> Iterator[None]:
         raise UsageProblem(f"{folder.name} is being carried out by another process") from None
     finally:
         os.close(descriptor)
+
+
+def _confirming(arm: str, seed: int) -> str:
+    """The folder of one of the confirming runs."""
+    return f"confirm/{'defaults' if arm == _DEFAULTS else 'best'}-{seed}"
 
 
 def _verdict(found: bool, confirmation: dict[str, Any] | None, asked: int) -> str:

@@ -27,8 +27,8 @@ def params(**space):
 
     Raises ValueError for a space that is none, and for chosen values that are not in it.
     """
-    if not space:
-        raise ValueError("lab.params needs at least one parameter")
+    if not 1 <= len(space) <= 32:
+        raise ValueError("lab.params takes 1 to 32 parameters, not %d" % len(space))
     dimensions = {name: _dimension(name, value) for name, value in space.items()}
     given = json.loads(os.environ.get("LAB_PARAMS") or "{}")
     values = Chosen()
@@ -49,6 +49,8 @@ def _dimension(name, value):
     if isinstance(value, list):
         if not value or not all(isinstance(one, (str, int, float, bool)) for one in value):
             raise ValueError("%s: the choices are numbers, words or booleans" % name)
+        if len(value) > 64 or any(len(one) > 256 for one in value if isinstance(one, str)):
+            raise ValueError("%s: at most 64 choices, of at most 256 characters" % name)
         if len(set(value)) < len(value):
             raise ValueError("%s: a choice is there twice" % name)
         return {"kind": "choice", "choices": value}

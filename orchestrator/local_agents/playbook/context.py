@@ -97,7 +97,7 @@ def _measured(text: str, study: Study) -> Study:
     if study.factor == "data parallel":
         return study  # its reader has seen to it
     if re.search(r"\baccuracy\b", text, re.IGNORECASE) and not re.search(r"\bloss", text, re.IGNORECASE):
-        return replace(study, primary="test_accuracy", lower_is_better=False)
+        return replace(study, primary="test_accuracy", lower_is_better=False, deterministic=False)
     slower = _SLOWER.search(text)
     timed = slower or (_FASTER.search(text) if study.factor in _TIMED else None)
     if timed is None or _OTHER_MEASURE.search(text):
@@ -105,4 +105,4 @@ def _measured(text: str, study: Study) -> Study:
     if study.factor not in _TIMED:
         raise UnknownGoal(f"the playbook cannot do what {timed[0]!r} asks for: it times {', '.join(_TIMED)} only")
     threat = "Time depends on what else the machine does, so all arms run under one seed before the next."
-    return replace(study, primary="ms_per_step", tune={}, threat=threat)
+    return replace(study, primary="ms_per_step", tune={}, threat=threat, deterministic=False)

@@ -65,7 +65,12 @@ def _around(
 def _moved(name: str, grid: list[float], config: Any) -> list[float] | None:
     """The grid with what was chosen in its middle; None where nothing usable was."""
     chosen, middle = config.get(name) if isinstance(config, dict) else None, grid[len(grid) // 2]
-    if not isinstance(chosen, int | float) or middle <= 0 or not min(grid) / 100 <= chosen <= 100 * max(grid):
+    if (
+        not isinstance(chosen, int | float)
+        or chosen <= 0
+        or middle <= 0
+        or not min(grid) / 100 <= chosen <= 100 * max(grid)
+    ):
         return None
     return [float(f"{value * chosen / middle:.3g}") for value in grid]
 

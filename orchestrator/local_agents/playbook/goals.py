@@ -23,6 +23,9 @@ _RATES_OF = {
     "SGD": [3e-2, 1e-1, 3e-1, 1.0, 3.0],
     "RMSprop": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
 }
+_BETAS_OF = {"AdamW": "0.9/0.999", "Adam": "0.9/0.999", "Lion": "0.9/0.99"}
+# Decoupled decay acts as rate times decay, so Lion's is 5 times AdamW's. Zero is no edge: there is nothing below it.
+_DECAYS_OF = {"AdamW": [0.0, 0.1, 1.0], "Lion": [0.0, 0.5, 5.0]}
 _OPTIMIZERS = {name.lower(): name for name in _RATES_OF}
 _OTHER_OPTIMIZERS = re.compile(
     r"\b(sophia|shampoo|muon|lamb|lars|adagrad|adadelta|adafactor|nadam|radam|adabelief|adamax|soap|l-?bfgs|prodigy"
@@ -145,17 +148,27 @@ def _optimizer_study(text: str, names: list[str]) -> Study:
         names = ["AdamW" if names[0] != "AdamW" else "Lion", *names]
         names.sort(key=lambda name: name != "AdamW")
     names = names or ["AdamW", "Lion", "SGD"]
+    tune: dict[str, dict[str, list[float]] | list[float]] = {"lr": {name: _RATES_OF[name] for name in names}}
+    decaying = all(name in _DECAYS_OF for name in names)  # the others have none, and would have trials for nothing
+    if decaying:
+        tune["weight_decay"] = {name: _DECAYS_OF[name] for name in names}
     return Study(
         goal=text,
         factor="optimizer",
-        arms=tuple(Arm(name, optimizer_settings(name)) for name in names),
+        arms=tuple(Arm(name, {"optimizer": name} if decaying else optimizer_settings(name)) for name in names),
         harness="transformer",
-        tune={"lr": {name: _RATES_OF[name] for name in names}},
+        tune=tune,
         expectation="Adaptive methods usually lead plain SGD on transformers; Lion needs a lower learning rate than "
         "AdamW, and published comparisons of the two depend on how well each was tuned.",
         threat="An optimizer at the other's learning rate looks worse than it is, so each has its own grid, with "
-        "equally many trials.",
+        "equally many trials. " + _betas_of(names),
     )
+
+
+def _betas_of(names: list[str]) -> str:
+    """What is not tuned, said."""
+    told = [f"{name} {_BETAS_OF[name]}" for name in names if name in _BETAS_OF]
+    return f"Betas are the customary ones ({', '.join(told)})." if told else ""
 
 
 # ---- numbers ----
@@ -263,6 +276,7 @@ def _checkpointing(text: str) -> Study:
         arms=(Arm("off", {"checkpoint": False}), Arm("on", {"checkpoint": True})),
         harness="transformer",
         primary="activation_mib",
+        deterministic=True,
         expectation="Checkpointing keeps only each block's input and computes the rest again in the backward pass: less "
         "memory for about one more forward pass of time, and the same gradients.",
         threat="Process memory hides behind the allocator, so the bytes saved for backward are counted themselves; the "

@@ -28,8 +28,10 @@ class Study:
     harness: Harness
     primary: str = "test_loss"
     lower_is_better: bool = True
+    deterministic: bool = False
+    """The primary metric is a count that no seed changes."""
     tune: dict[str, dict[str, list[float]] | list[float]] = field(default_factory=dict)
-    """Nuisance parameters, tuned for every arm with equally many trials."""
+    """Nuisance parameters, tuned for every arm with equally many trials: one after the other, in this order."""
     seeds: int = 8
     expectation: str = ""
     """What is generally known of this factor, in a sentence; not about this run."""

@@ -53,7 +53,8 @@ def _values(study: Study) -> dict[str, Any]:
         base |= {"layers": 4, "batch_size": 8}  # deep enough for checkpoints to matter
     optimizers = [str(arm.settings["optimizer"]) for arm in study.arms if "optimizer" in arm.settings]
     longest = max((int(arm.settings.get("warmup") or 0) for arm in study.arms), default=0)
-    trials = max((len(_first(values)) for values in study.tune.values()), default=0)
+    sizes = [len(_first(values)) for values in study.tune.values()]
+    trials = 1 + sum(size - 1 for size in sizes) if sizes else 0  # one parameter after the other
     return {
         "title": study.factor.capitalize(),
         "arm_names": study.arm_names,
@@ -61,7 +62,8 @@ def _values(study: Study) -> dict[str, Any]:
         "arms": [(json.dumps(arm.name), repr(arm.settings)) for arm in study.arms],
         "base": repr(base),
         "gpu_base": repr(_GPU_SIZES) if study.harness == "transformer" else "",
-        "tune": bool(study.tune),
+        "tuned": _in_words([_PARAMETERS[name] for name in study.tune]),
+        "more_tuned": [name for name in study.tune if name != "lr"],
         "earlier": _in_docstring(study.earlier),
         "tune_code": pprint.pformat(study.tune, sort_dicts=False, width=110),
         "seeds": study.seeds,
@@ -83,8 +85,20 @@ def _values(study: Study) -> dict[str, Any]:
         "select": study.primary.replace("test_", "val_", 1),
         "unit": '"nats"' if study.primary.endswith("_loss") else "None",
         "lower_is_better": study.lower_is_better,
+        "deterministic": study.deterministic,
         "factor": study.factor,
     }
+
+
+_PARAMETERS = {"lr": "the learning rate", "weight_decay": "the weight decay"}
+
+
+def _in_words(names: list[str]) -> str:
+    """The names as the subject of a sentence with what follows; empty where there are none."""
+    if not names:
+        return ""
+    text = " and then ".join(names)
+    return f"{text[0].upper()}{text[1:]} {'is' if len(names) == 1 else 'are'}"
 
 
 def _first(values: dict[str, list[float]] | list[float]) -> list[float]:
