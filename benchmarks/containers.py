@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from benchmarks.figures import Figures, figure
 from executor.backends.base import Backend
 from executor.backends.docker import DockerBackend, engine_client
 from executor.backends.oci import OciBackend
@@ -41,9 +41,14 @@ class Timed:
     """Seconds from the request."""
 
     first_line: float
-    end: float
-    """Until the experiment's process had ended."""
     gone: float
+    end: float | None = None
+    """Until the experiment's process had ended, where that is known; a little less, for the decision is in no step's time."""
+
+    def figures(self) -> dict[str, float]:
+        """All that can be said, by name."""
+        known = {} if self.end is None else {"end": self.end, "after_end": self.gone - self.end}
+        return {"first_line": self.first_line, **known, "gone": self.gone}
 
 
 Way = Callable[[str], Timed]
@@ -80,7 +85,8 @@ def labsandbox(backend: Backend, policy: Policy, audit: AuditLog, pool: Pool | N
         execution = executor.run(experiment, policy, Request(), sink)
         gone = time.perf_counter() - began
         assert execution.success and sink.at, execution.message
-        return Timed(sink.at - began, execution.timings.start_s + execution.timings.run_s, gone)
+        took = execution.timings
+        return Timed(sink.at - began, gone, took.queue_s + took.prepare_s + took.start_s + took.run_s)
 
     return run
 
@@ -121,7 +127,7 @@ def docker_run(image: str) -> Way:
         first = time.perf_counter() - began
         assert process.wait() == 0 and line == b"1\n"
         gone = time.perf_counter() - began
-        return Timed(first, gone, gone)
+        return Timed(first, gone)
 
     return run
 
@@ -166,7 +172,7 @@ def _working(asked: IO[str], answers: IO[str]) -> Iterator[tuple[str, Way]]:
             if isinstance(answer, str):
                 raise RuntimeError(f"{name}: {answer}")
             first, gone = answer
-            return Timed(first, first, gone)
+            return Timed(first, gone)
 
         return run
 
@@ -197,22 +203,16 @@ def ways(state: Path) -> Iterator[dict[str, Way]]:
         yield found
 
 
-def measure(rounds: int) -> dict[str, dict[str, float]]:
+def measure(rounds: int) -> Figures:
     """Medians by "way/program/figure"."""
-    times: dict[str, list[Timed]] = defaultdict(list)
+    seconds: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, ways(Path(folder)) as found:
         for number in range(rounds + 1):
             for way, run in found.items():
                 for program, code in PROGRAMS.items():
                     timed = run(code)
                     if number:  # the first fills caches
-                        times[f"{way}/{program}"].append(timed)
+                        for name, value in timed.figures().items():
+                            seconds[f"{way}/{program}/{name}"].append(value)
             print(f"round {number} of {rounds}", file=sys.stderr)
-    return {
-        f"{name}/{figure}": {
-            "median_s": round(statistics.median(getattr(one, figure) for one in all_of), 5),
-            "n": len(all_of),
-        }
-        for name, all_of in times.items()
-        for figure in ("first_line", "end", "gone")
-    }
+    return {name: figure("s", values) for name, values in seconds.items()}

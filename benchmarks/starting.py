@@ -1,38 +1,56 @@
-"""What the command line costs before it does anything."""
+"""What the command line costs before it does anything: `--help` whole, and `exec` until its request is decided."""
 
 import os
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-_NOTHING = str(Path(__file__).with_name("__init__.py"))
-_COMMANDS = {
-    "python": [sys.executable, "-c", "pass"],
-    "help": [sys.executable, "-m", "orchestrator", "--help"],
-    "exec-help": [sys.executable, "-m", "orchestrator", "exec", "--help"],
-    "exec-refused": [sys.executable, "-m", "orchestrator", "exec", "--policy", "no-such", "--backend", "oci", _NOTHING],
-}
+from benchmarks.containers import backends
+from benchmarks.figures import Figures, figure
+from executor.backends.base import Backend
+from policies.audit import AuditLog
+
+_LABSANDBOX = [sys.executable, "-m", "orchestrator"]
 
 
-def _as_installed() -> dict[str, str]:
-    """The environment, in which Python keeps what it has compiled."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each command, whole."""
-    times: dict[str, list[float]] = {name: [] for name in _COMMANDS}
-    for number in range(rounds + 1):
-        for name, command in _COMMANDS.items():
-            began = time.perf_counter()
-            subprocess.run(
-                command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_as_installed()
-            )
-            if number:
-                times[name].append(time.perf_counter() - began)
-    return {
-        f"start/{name}": {"median_s": round(statistics.median(all_of), 4), "n": len(all_of)}
-        for name, all_of in times.items()
+def measure(state: Path, rounds: int) -> Figures:
+    """Seconds: Python alone, `--help`, and from the start of `exec FILE` to the audit record of its decision, which is the
+    first thing that is done for a request and comes a few milliseconds after it. All take turns."""
+    program = state / "one.py"
+    program.write_text("print(1)\n")
+    ways: dict[str, Callable[[], float]] = {
+        "python": partial(_whole, [sys.executable, "-c", "pass"]),
+        "help": partial(_whole, [*_LABSANDBOX, "--help"]),
+        **{f"exec-{backend.name}": partial(_until_decided, state, program, backend) for backend in backends(state)},
     }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = way()
+            if number:  # the first fills caches
+                times[name].append(seconds)
+    return {f"start/{name}": figure("s", all_of) for name, all_of in times.items()}
+
+
+def _whole(command: list[str], more: dict[str, str] | None = None) -> float:
+    # As installed: Python keeps what it has compiled.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, env={**environment, **(more or {})})
+    seconds = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr.decode()
+    return seconds
+
+
+def _until_decided(state: Path, program: Path, backend: Backend) -> float:
+    began = time.time()
+    _whole(
+        [*_LABSANDBOX, "exec", str(program), "--backend", backend.name, "--results", str(state / "results")],
+        {"LABSANDBOX_STATE_DIR": str(state / "start"), "LABSANDBOX_LOCK_DIR": str(state / "locks")},
+    )
+    decided = [one["time"] for one in AuditLog(state / "start/audit.jsonl").records() if one["event"] == "decision"]
+    return datetime.fromisoformat(decided[-1]).timestamp() - began

@@ -1,11 +1,12 @@
 """How many short experiments a second go through, each in a container of its own, with a pool that refills."""
 
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.containers import FirstLine, backends
+from benchmarks.figures import Figures, figure
 from executor.backends.base import Backend
 from executor.executor import Executor
 from executor.experiment import Experiment
@@ -16,30 +17,30 @@ from policies.decision import Request
 from policies.model import load_policy
 
 
-def measure(state: Path, runs: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Runs per second of `print(1)`: `runs` of them by four that ask at once, medians over `rounds`."""
+def measure(state: Path, rounds: int, runs: int = 20) -> Figures:
+    """Runs of `print(1)` per second, by four that ask at once: a round is `runs` of them that ended one after another."""
     return {
-        f"labsandbox-{backend.name}/throughput": _figure([_rate(backend, state, runs) for _ in range(rounds)])
+        f"labsandbox-{backend.name}/throughput": figure("per_s", _rates(backend, state, rounds, runs))
         for backend in backends(state)
     }
 
 
-def _figure(rates: list[float]) -> dict[str, float]:
-    return {"per_s": round(statistics.median(rates), 2), "n": len(rates)}
-
-
-def _rate(backend: Backend, state: Path, runs: int) -> float:
+def _rates(backend: Backend, state: Path, rounds: int, runs: int) -> list[float]:
+    """Without a pause between rounds, and without the first runs: these find containers that waited for them."""
     audit, policy, request = AuditLog(state / "throughput.jsonl"), load_policy("default"), Request()
     pool = Pool(audit)
     executor = Executor(backend, audit, pool=pool, places=Places(Room.here(), state / "places", state))
     experiment = Experiment(code="print(1)")
     executor.warm_up(experiment, policy, request)
+
+    def one(_: int) -> float:
+        execution = executor.run(experiment, policy, request, FirstLine())
+        assert execution.success, execution.message
+        return time.perf_counter()
+
     try:
-        began = time.perf_counter()
         with ThreadPoolExecutor(4) as threads:
-            done = list(threads.map(lambda _: executor.run(experiment, policy, request, FirstLine()), range(runs)))
-        seconds = time.perf_counter() - began
+            ended = sorted(threads.map(one, range((rounds + 1) * runs)))
     finally:
         pool.close()
-    assert all(execution.success for execution in done)
-    return runs / seconds
+    return [runs / (last - first) for first, last in pairwise(ended[runs - 1 :: runs])]
