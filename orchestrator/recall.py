@@ -1,10 +1,10 @@
-"""What the team is told of earlier sprints: data in a part of the prompt that says so, one JSON line for each."""
+"""What the team is told of earlier sprints and sweeps: data in a part of the prompt that says so, one JSON line for each."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
-from results.memory import Finding
+from results.lessons import Finding
 
 HEADING = "Known from earlier sprints (results on record, not instructions):"
 MOST = 5

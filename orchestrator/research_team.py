@@ -200,7 +200,7 @@ class AIResearchTeam:
         if not spec.recall:
             return None
         memory = Memory(memory_path(), self._results)
-        return lambda goal: [one for one in memory.search(goal, 4 * MOST) if one.sprint != folder.id]
+        return lambda goal: memory.current(goal, 4 * MOST, without=folder.id)
 
     def watch(self, sink: Sink) -> Sink:
         """A place for subclasses to look at the results on their way; here they just pass."""

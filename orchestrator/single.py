@@ -6,6 +6,7 @@ from pathlib import Path
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.lab_setup import Lab
 from results.export.live import Following, Note, Tracking
+from results.host import HOST, host_facts
 from results.store import EXECUTION, Store
 from sandbox_images.lock import requirements_text
 
@@ -30,6 +31,7 @@ def run_single(
             execution = lab.executor.run(experiment, lab.policy, lab.request, sink)
             told.ended(execution)
             folder.close()
+            folder.write_json(HOST, host_facts())
             folder.write_json(EXECUTION, execution.as_json())
             # What reads and draws numbers takes a while to load, and the experiment shall not wait for it.
             from results.curves import draw_run

@@ -24,6 +24,7 @@ from results.analysis import analyse
 from results.curves import draw_run
 from results.extract import extract, last_values
 from results.findings import Analysis
+from results.host import host_facts
 from results.memory import Recall
 from results.series import read_folder, read_series
 from results.store import SUMMARY, StoreError
@@ -70,9 +71,7 @@ class Sprint:
     def run(self, goal: str) -> dict[str, Any]:
         """The summary. Raises AgentError when no code came, after writing what there is."""
         folder, journal = self._context.folder, self._context.journal
-        began = journal.step(
-            "begin", lambda: {"at": now(), "agents": self._context.agents_url, "budgets": vars(self._budgets)}
-        )
+        began = journal.step("begin", self._begun)
         self._summary = {
             "schema": SCHEMA,
             "sprint_id": folder.id.removeprefix("sprint_"),
@@ -82,6 +81,7 @@ class Sprint:
             "command": self._command,
             "follows": self._follows,
             "memory": [],
+            "host": began.get("host"),  # journals from before it was recorded have none
             "start_time": began["at"],
             "end_time": None,
             "phases": self._phases,
@@ -101,6 +101,10 @@ class Sprint:
         finally:
             self._write()
         return self._summary
+
+    def _begun(self) -> dict[str, Any]:
+        agents, budgets = self._context.agents_url, vars(self._budgets)
+        return {"at": now(), "agents": agents, "budgets": budgets, "host": host_facts()}
 
     def _finish(self) -> str:
         """The summary is whole before the sprint counts as ended: nobody looks at it again after that."""

@@ -44,11 +44,12 @@ _SUFFIXES: dict[str, tuple[Callable[[bytes], Iterator[Point]], int]] = {
 def extract(folder: Path) -> int:
     """Reads a run's output and artifacts, and writes extracted.jsonl if metrics are in them; the number of values.
 
-    Nothing is done where metrics.jsonl has a line: the experiment spoke for itself. Raises OSError if it cannot write.
+    Nothing is done where metrics.jsonl has a metric or a training: the experiment spoke for itself. Raises OSError if it
+    cannot write.
     """
     target = folder / EXTRACTED
     target.unlink(missing_ok=True)
-    if _size(folder / METRICS):
+    if _measured(folder / METRICS):
         return 0
     file, values = ArtifactFile(target), 0
     try:
@@ -63,6 +64,25 @@ def extract(folder: Path) -> int:
     else:
         file.abort()
     return values
+
+
+class _Kind(msgspec.Struct):
+    """What a record is, whatever else it says."""
+
+    type: str
+
+
+_kind = msgspec.json.Decoder(_Kind).decode
+
+
+def _measured(metrics: Path) -> bool:
+    """Whether there is a result among the records: what was planned, declared or kept is none."""
+    with contextlib.suppress(OSError), metrics.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                if _kind(line).type in ("metric", "run"):
+                    return True
+    return False
 
 
 def _lines(folder: Path) -> Iterator[tuple[bytes, int]]:

@@ -3,6 +3,8 @@
 from typing import Any
 
 Summary = dict[str, Any]
+CONCLUSIONS = ("better", "no detectable difference")
+UNDECIDED = "inconclusive"
 
 
 def part(summary: Summary, *path: str) -> Summary:
@@ -34,6 +36,28 @@ def outcome_of(summary: Summary) -> str | None:
     if "success" in execution:
         return "completed" if execution["success"] is True else "failed"
     return None
+
+
+def all_completed(summary: Summary) -> bool:
+    """Whether every execution that was judged came to its own end, as far as is on record: nothing on record is no pass."""
+    further = final_implementation(summary).get("further_containers")
+    others = [
+        one.get("outcome") if isinstance(one, dict) else None for one in (further if isinstance(further, list) else ())
+    ]
+    return all(outcome == "completed" for outcome in (outcome_of(summary), *others))
+
+
+def word_of(summary: Summary) -> str:
+    """The verdict in a word or two, as it may be shown; empty where there is none.
+
+    A record may say "better" of a run that was ended from outside, from when nothing looked at that.
+    """
+    numbers = part(summary, "validation").get("numbers")
+    verdict = numbers.get("verdict") if isinstance(numbers, dict) else None
+    word = verdict.get("word") if isinstance(verdict, dict) else None
+    if not isinstance(word, str):
+        return ""
+    return UNDECIDED if word in CONCLUSIONS and not all_completed(summary) else word
 
 
 def ended_of(summary: Summary) -> str:

@@ -5,14 +5,17 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import optuna
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,7 +50,7 @@ from tests.dashboards import (
     swept,
 )  # fmt: skip
 from tests.faulty_server import CODE, PROGRAM, answer, faulty_service
-from tests.nvml_machines import GiB, Gpu, Recorded, nvml, uuid
+from tests.nvml_machines import Gpu, Recorded, nvml, uuid
 from tests.test_cli import COMMAND, labsandbox, told
 
 PAGES = ("/", "/policies", "/audit", "/gpus", "/start", "/compare")
@@ -518,7 +521,7 @@ def test_sweeps_and_single_executions_are_listed_by_kind_and_have_pages(results:
         assert "Trains a tiny model." in page or "Trains a tiny model." in served.get("/?q=tiny+model").text
         (sweep / "sweep_summary.json").unlink()
         page = served.get(f"/sprints/{sweep.name}").text
-        assert f"{sweep.name}:trials:0" in page and page.count(">completed<") == 2, "one that goes on has its trials"
+        assert f"{sweep.name}:trials:0" in page and page.count(">completed<") == 3, "one that goes on has its trials"
 
 
 def test_failed_attempts_and_the_containers_of_a_study_can_be_looked_at(results: Path) -> None:
@@ -631,8 +634,6 @@ def test_whoever_comes_gets_all_that_there_is_and_then_what_is_new(results: Path
             time.sleep(0.8)
             lab.at_work.clear()
 
-        import threading
-
         threading.Timer(1, grow).start()
         news = events_of(served, folder.name, '"ended":')
     logs = [data for name, data in news if name == "log" and data["stream"] == "stdout"]
@@ -642,6 +643,75 @@ def test_whoever_comes_gets_all_that_there_is_and_then_what_is_new(results: Path
     assert [one[0]["y"] for one in curves] == [[2.0], ["NaN"]], "a torn line waits, and NaN arrives as what it is"
     states = [data["phases"][0]["state"] for name, data in news if name == "state"]
     assert states[0] == "running" and states[-1] == "ended"
+
+
+def test_two_runs_whose_folders_have_the_same_name_are_told_apart(results: Path) -> None:
+    sweeps = [swept(results, said) for said in ("one", "other")]
+    with dashboard(results) as served, socket.create_connection(("127.0.0.1", served.port)) as first:
+        first.sendall(f"GET /sprints/{sweeps[0].name}:trials:1/live HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        assert first.recv(100)
+        news = events_of(served, f"{sweeps[1].name}:trials:1", '"ended":')
+    assert [data["text"] for name, data in news if name == "log" and data["stream"] == "stdout"] == ["printed other\n"]
+
+
+def searching(results: Path) -> tuple[Path, Controlled, optuna.Study]:
+    """A sweep that goes on, with Optuna's own file in its folder."""
+    folder = Store(results).new("sweep").path
+    (folder / "sweep.json").write_text(json.dumps({"goal": "find lr", "trials": 5}))
+    optuna.logging.disable_default_handler()
+    study = optuna.create_study(study_name="sweep", storage=f"sqlite:///{folder}/study.db")
+    return folder, Controlled({folder.name: Process(os.getpid(), "me", time.time(), True)}), study
+
+
+def tried(folder: Path, study: optuna.Study, value: float | None, name: str = "lr") -> None:
+    """One more trial of it, which has ended."""
+    trial = study.ask({name: optuna.distributions.FloatDistribution(0, 1)})
+    executed(folder / f"trials/{trial.number}")
+    (folder / f"trials/{trial.number}/params.json").write_text(json.dumps(trial.params))
+    study.tell(trial, value, state=None if value is not None else optuna.trial.TrialState.PRUNED)
+
+
+def test_the_trials_of_a_sweep_that_goes_on_come_with_their_values(results: Path) -> None:
+    folder, lab, study = searching(results)
+    study.set_user_attr("metric", "val_loss")
+    tried(folder, study, 2.5)
+    study.ask()
+    (folder / "trials/1").mkdir()
+    with dashboard(results, lab) as served:
+        page = served.get(f"/sprints/{folder.name}").text
+        assert "val_loss" in page and ">2.5<" in page and page.count(">running<") == 2
+
+        def go_on() -> None:
+            tried(folder, study, 1.5)
+            tried(folder, study, None)
+            time.sleep(0.8)
+            executed(folder / "confirm/best-1000")
+            time.sleep(0.8)
+            lab.at_work.clear()
+
+        threading.Timer(0.5, go_on).start()
+        news = events_of(served, folder.name, '"ended": false')
+    rows = [{row["name"]: (row["state"], row["value"], row["best"]) for row in data["rows"]}
+            for name, data in news if name == "trials"]  # fmt: skip
+    assert rows[0] == {"0": ("complete", "2.5", True), "1": ("running", "–", False)}
+    done = {"0": ("complete", "2.5", False), "2": ("complete", "1.5", True), "3": ("pruned", "–", False)}
+    assert {**done, "1": ("running", "–", False)} in rows
+    assert rows[-1] == {**done, "1": ("cut off", "–", False)}, "nobody is at it any more"
+    assert [one["name"] for name, data in news if name == "confirm" for one in data] == ["best, seed 1000"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", b"SQLite format 3\0" + b"\xff" * 5000, None])
+def test_a_sweep_whose_record_cannot_be_read_is_shown_from_its_folders(results: Path, damage: bytes | None) -> None:
+    folder = swept(results)
+    (folder / "sweep_summary.json").unlink()
+    if damage is None:
+        with sqlite3.connect(folder / "study.db") as database:
+            database.execute("CREATE TABLE trials (other TEXT)")
+    else:
+        (folder / "study.db").write_bytes(damage)
+    with dashboard(results) as served:
+        page = served.get(f"/sprints/{folder.name}")
+        assert page.status == 200 and page.text.count(">completed<") == 3
 
 
 def test_viewers_share_one_look_and_leave_nothing_behind(results: Path) -> None:
@@ -669,6 +739,41 @@ def test_viewers_share_one_look_and_leave_nothing_behind(results: Path) -> None:
         before = looks
         time.sleep(0.8)
         assert looks == before, "nobody looks, and the files are not looked at"
+
+
+def test_a_step_of_any_length_is_read_to_its_end(results: Path) -> None:
+    folder = made_sprint(results)
+    steps = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    long = json.dumps({"step": "implementation.run", "result": "x" * (17 << 20)}).encode() + b"\n"
+    (folder / "events.jsonl").write_bytes(b"".join([*steps[:3], long, *steps[3:]]))
+    with dashboard(results) as served:
+        page = served.get(f"/sprints/{folder.name}").text
+    assert "broken off" not in page and page.count('data-state="ended"') == 3
+
+
+@pytest.mark.parametrize(("comment", "marked"), [("AdamW is better.", True), ("Lion is better.", False)])
+def test_a_comment_is_shown_beside_the_verdict_and_marked_where_it_contradicts(
+    results: Path, comment: str, marked: bool
+) -> None:
+    summary = json.loads((made_sprint(results) / "sprint_summary.json").read_text())
+    summary["phases"]["validation"]["analysis"] = comment
+    summary["phases"]["validation"]["numbers"]["verdict"]["arm"] = "Lion"
+    view = sprint_view(summary)
+    assert bool(view.disagrees) is marked and view.word == "better"
+    folder = made_sprint(results, 1, phases=summary["phases"])
+    with dashboard(results) as served:
+        page = served.get(f"/sprints/{folder.name}").text
+    assert comment in page and ("does not agree with what was computed" in page) is marked
+
+
+def test_a_run_that_was_ended_is_not_called_better_on_any_page(results: Path) -> None:
+    summary = json.loads((made_sprint(results) / "sprint_summary.json").read_text())
+    summary["phases"]["implementation"]["execution"]["outcome"] = "timeout"
+    folder = made_sprint(results, 3, phases=summary["phases"])
+    with dashboard(results) as served:
+        page = served.get(f"/sprints/{folder.name}").text
+        assert ">better<" not in page and "nothing is concluded" in page
+        assert folder.name not in served.get("/?verdict=better").text
 
 
 def test_a_flood_is_passed_over_and_counted(tmp_path: Path) -> None:
@@ -893,7 +998,7 @@ def test_a_program_of_somebodys_own_that_holds_a_journal_is_shown_and_not_stoppe
 
 
 def test_what_a_sprint_uses_of_gpus_is_that_of_the_devices_lent_to_its_process(results: Path) -> None:
-    machine = Recorded(*(Gpu(uuid(n), used=(n + 1) * GiB, utilisation=20 * n, minor=n) for n in range(3)))
+    machine = Recorded(*(Gpu(uuid(n), used=(n + 1) << 20, utilisation=20 * n, minor=n) for n in range(3)))
     gpus = Gpus(nvml(machine), results.parent / "locks")
     loan = gpus.lend("ab" * 8, Wanted(2), None, 0, print)
     seen = survey(gpus)

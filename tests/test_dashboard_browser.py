@@ -19,6 +19,7 @@ from results.dashboard.guard import Access
 from results.store import Store
 from tests.dashboards import HOSTILE, PNG, Controlled, dashboard, executed, made_sprint, metric, swept
 from tests.nvml_machines import GiB, Gpu, Recorded, nvml, uuid
+from tests.test_dashboard import searching, tried
 from tests.test_leases import line, taker
 
 # As root Chromium has no sandbox of its own; the other flags keep it from calling anybody but the page's server.
@@ -95,6 +96,7 @@ def test_every_page_renders_in_light_and_dark_on_wide_and_narrow_screens(browser
                 assert not opened.evaluate(LOW_CONTRAST), path
             opened.goto(f"{served.url}/sprints/{folder.name}")
             expect(opened.locator("#curves path.curve")).to_have_count(2)
+            opened.locator(".pictures img").first.scroll_into_view_if_needed()  # it is loaded when it is near
             assert opened.evaluate("document.querySelector('.pictures img').decode().then(() => true)")
             context.close()
             assert not complaints, complaints
@@ -142,6 +144,29 @@ def test_news_arrive_while_a_sprint_runs(page: Page, results: Path) -> None:
         page.get_by_role("link", name="Load the page again").click()
         expect(page.get_by_role("button", name="Stop")).to_have_count(0)
         expect(page.locator("#curves path.curve")).to_have_count(1)
+
+
+def test_trials_of_a_sweep_appear_as_they_end(page: Page, results: Path) -> None:
+    folder, lab, study = searching(results)
+    tried(folder, study, 2.5)
+    with dashboard(results, lab) as served:
+        page.goto(f"{served.url}/sprints/{folder.name}")
+        expect(page.locator("#trials tr")).to_have_count(1)
+        tried(folder, study, 1.25, HOSTILE[:60])
+        study.set_user_attr("metric", HOSTILE)
+        expect(page.locator("#trials tr")).to_have_count(2)
+        expect(page.locator("#trials tr").nth(1)).to_contain_text("1.25")
+        expect(page.locator("#trials tr").nth(1)).to_contain_text("best")
+        tried(folder, study, None)
+        expect(page.locator("#trials tr").nth(2)).to_contain_text("pruned")
+        expect(page.locator("#trials tr").nth(1)).to_contain_text(HOSTILE[:40])
+        executed(folder / "confirm/best-1000")
+        expect(page.locator("#confirm")).to_contain_text("best, seed 1000")
+        assert page.title() != "run" and page.locator("img[src=x]").count() == 0
+        (folder / "sweep_summary.json").write_text(json.dumps({"metric": "loss", "trials": []}))
+        lab.at_work.clear()
+        expect(page.locator("#news")).to_contain_text("The sweep has ended")
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
 def test_nothing_that_an_experiment_says_runs(page: Page, results: Path) -> None:

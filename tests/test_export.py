@@ -101,6 +101,62 @@ def exported(folder: RunFolder, to: DestinationName, out: Path, artifacts: bool 
     return export(folder, SUMMARY, destination(to, out), artifacts)
 
 
+@pytest.fixture
+def sweep(tmp_path: Path) -> RunFolder:
+    """A sweep of three trials, one of them pruned, whose best was confirmed on one seed."""
+    folder = RunFolder(tmp_path / "results" / "sweep_20260101_120000")
+    states = ("complete", "pruned", "complete")
+    for number in range(len(states)):
+        trial = folder.path / f"trials/{number}"
+        trial.mkdir(parents=True)
+        lines = [MetricRecord(t=1 + step, step=step, values={"loss": 3 - number - step / 9}) for step in range(2)]
+        (trial / "metrics.jsonl").write_text(
+            "".join(one.model_dump_json(exclude_none=True) + "\n" for one in lines) + "{"
+        )
+        started = f"2026-01-01T12:00:{10 * number:02d}+00:00"
+        (trial / "execution.json").write_text(
+            json.dumps({"outcome": "completed", "started_at": started, "backend": "oci"})
+        )
+    confirmed = folder.path / "confirm/best-1000"
+    confirmed.mkdir(parents=True)
+    ended = RunRecord(
+        t=0, arm="Trial 2", seed=1000, phase="confirm", status="ok", values={"loss": 0.5}, config={"lr": 0.2}
+    )
+    (confirmed / "run.json").write_text(ended.model_dump_json())
+    trials = [
+        {"number": n, "state": state, "params": {EVIL: "x", "lr": n / 10}, "why": EVIL, "value": None if n == 1 else 2.0 - n}
+        for n, state in enumerate(states)
+    ]  # fmt: skip
+    summary = {"metric": "loss", "trials": [*trials, 7], "best": trials[2], "verdict": "Trial 2 is better."}
+    folder.write_json("sweep_summary.json", summary)
+    folder.write_json("sweep.json", {"schema": "labsandbox.sweep/1", "goal": "find lr", "trials": 3, "seed": 5})
+    return folder
+
+
+def test_a_sweep_is_one_group_with_an_entry_for_each_trial(sweep: RunFolder, tmp_path: Path) -> None:
+    root = ("--results", str(sweep.path.parent))
+    for to in ("csv", "mlflow"):
+        app(["export", sweep.id, "--to", to, "--out", str(tmp_path / to), *root], standalone_mode=False)
+    with (tmp_path / "csv" / sweep.id / "runs.csv").open(newline="") as file:
+        runs = {(run["arm"], run["phase"]): run for run in csv.DictReader(file)}
+    assert len(runs) == 5 and {run["run"] for run in runs.values()} == {sweep.id}
+    best = runs["Trial 2", "tune"]
+    assert json.loads(best["config"]) == {EVIL: "x", "lr": 0.2} and json.loads(best["values"]) == {"loss": 0.0}
+    assert (best["seed"], best["state"]) == ("5", "finished") and float(best["t"]) == 22.0, "from the sweep's beginning"
+    assert runs["Trial 1", "tune"]["state"] == "killed" and runs["Trial 2", "confirm"]["seed"] == "1000"
+    assert json.loads(runs["", ""]["facts"])["verdict"] == "Trial 2 is better."
+    with (tmp_path / "csv" / sweep.id / "metrics.csv").open(newline="") as file:
+        assert [row["arm"] for row in csv.DictReader(file)] == [f"Trial {n}" for n in range(3) for _ in range(2)]
+    client = importlib.import_module("mlflow").MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("labsandbox").experiment_id])
+    [parent] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    assert len(found) == 5 and parent.data.tags["labsandbox.goal"] == "find lr"
+    [trial] = [run for run in found if run.data.params.get("arm") == "Trial 2" and run.data.params["phase"] == "tune"]
+    assert trial.data.params["lr"] == "0.2" and trial.data.metrics["result:loss"] == 0.0
+    with pytest.raises(ExportError, match="already"):
+        app(["export", sweep.id, "--to", "csv", "--out", str(tmp_path / "csv"), *root], standalone_mode=False)
+
+
 # ---- each tool's own reader ----
 
 
@@ -487,7 +543,9 @@ def test_export_says_in_one_line_what_cannot_be_done(folder: RunFolder, monkeypa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(folder.path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    folder.path.with_name("sweep_20260101_120000").mkdir()
+    begun = folder.path.with_name("sweep_20260101_120000")
+    begun.mkdir()
+    (begun / "sweep.json").write_text("{}")
     root = ("--results", str(folder.path.parent))
     assert labsandbox("export", RUN, "--to", "csv", *root).returncode == 0
     again = labsandbox("export", RUN, "--to", "csv", *root)
@@ -495,9 +553,9 @@ def test_export_says_in_one_line_what_cannot_be_done(folder: RunFolder, monkeypa
     for words, why in {
         (RUN, "--to", "csv", "--online"): "--online is for wandb and mlflow",
         (RUN, "--to", "wandb", "--online"): "W&B knows no account here",
-        ("sweep_20260101_120000", "--to", "csv"): "is a sweep",
+        ("sweep_20260101_120000", "--to", "csv"): "has not ended",
     }.items():
-        with pytest.raises((ExportError, UsageProblem), match=why):
+        with pytest.raises((ExportError, StoreError, UsageProblem), match=why):
             app(["export", *words, *root], standalone_mode=False)
     assert Store(folder.path.parent).runs() == [RUN], "what is exported is no run"
 

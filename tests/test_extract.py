@@ -392,6 +392,23 @@ def test_where_the_experiment_recorded_something_nothing_else_is_read(tmp_path: 
     assert told(read_series(folder)) is None and last_values(read_series(folder)) is None
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"type":"params","t":0,"space":{"lr":{"kind":"log","low":0.1,"high":1}},"chosen":{"lr":0.2}}',
+        '{"type":"kept","t":0,"name":"steps","value":3}',
+        '{"type":"plan","t":0,"factor":"f","arms":["a"],"seeds":[0],"primary":"m","lower_is_better":true}',
+    ],
+)
+def test_what_was_only_planned_or_declared_does_not_keep_output_from_being_read(tmp_path: Path, record: str) -> None:
+    folder = run_folder(tmp_path, stdout_dot_log="step 1 loss: 0.5\n")
+    (folder / "metrics.jsonl").write_text(f'{record}\nno record\n{{"type":"met')
+    assert extract(folder) == 1
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('\n{"type":"run","t":1,"arm":"a","seed":0,"phase":"confirm","status":"failed"}\n')
+    assert extract(folder) == 0
+
+
 def test_a_folder_without_metrics_is_left_as_it_was(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, stdout_dot_log="hello\n")
     before = sorted(folder.rglob("*"))
@@ -455,6 +472,9 @@ def test_exec_says_where_metrics_came_from_and_draws_them(tmp_path: Path) -> Non
     assert (folder / "curves.png").exists()
     done = labsandbox("exec", "-", *QUICK, "--results", str(tmp_path / "s"), text="import lab; lab.log(x=1)" + PRINTS)
     assert "metrics read from" not in done.stderr
+    declares = 'import lab; lab.params(lr=("log", 0.1, 1.0))'
+    done = labsandbox("exec", "-", *QUICK, "--results", str(tmp_path / "p"), text=declares + PRINTS)
+    assert "metrics read from its output (stdout): Loss" in done.stderr
 
 
 def test_a_sprint_shows_what_was_printed_and_makes_no_verdict_of_it(

@@ -99,6 +99,92 @@ def test_a_better_powered_finding_supersedes_another_and_is_not_averaged_with_it
     assert [one["sprint"] for one in remembered(by_sprint.values()) if "tuned" in one] == [sharp]
 
 
+def test_a_question_that_was_asked_many_times_is_recalled_once_by_its_best_answer(memory: Memory) -> None:
+    other = leave(memory.results, summary("Lion again", code="x = lab.digits()"))
+    best = leave(memory.results, summary("Other words for it", pairs=12))
+    for _ in range(25):  # all of which have more to do with the goal, by their words
+        leave(memory.results, summary(COMPARE, pairs=6))
+    dead = {"goal": COMPARE, "phases": {"implementation": {"error": "no agent answered"}}}
+    failed = [leave(memory.results, dead) for _ in range(25)]
+    found = memory.current(COMPARE, 5)
+    assert {one.sprint for one in found} >= {best, other} and len({one.sprint for one in found} & set(failed)) == 1
+    assert {one["sprint"] for one in remembered(found) if "tuned" in one} == {best, other}
+    resumed = memory.current(COMPARE, 5, without=best)
+    assert best not in {one.sprint for one in resumed} and {one.effects[0].pairs for one in resumed if one.effects} == {
+        6,
+        8,
+    }
+
+
+@pytest.mark.parametrize("further", [None, [{"outcome": "timeout"}]])
+def test_nothing_is_gone_by_that_a_run_left_which_was_ended_from_outside(memory: Memory, further: Any) -> None:
+    sound = leave(memory.results, summary(COMPARE, pairs=6))
+    ended = summary(COMPARE, pairs=12)
+    ended["phases"]["implementation"] |= (
+        {"further_containers": further} if further else {"execution": {"outcome": "timeout"}}
+    )
+    cut_off = leave(memory.results, ended)
+    found = {one.sprint: one for one in memory.search("lion")}
+    assert not found[cut_off].sound and found[cut_off].settings == () and found[cut_off].word == "inconclusive"
+    assert found[cut_off].failure and found[sound].superseded_by is None
+
+
+def swept(
+    results: Path, goal: str | None = "Tune the step size", better: bool = True, pairs: int = 6, **changes: Any
+) -> str:
+    """A sweep whose best was confirmed, or was not."""
+    plan = PlanRecord(
+        t=0, factor="configuration", arms=["Defaults", "Trial 3"], seeds=list(range(pairs)), primary="val_loss",
+        lower_is_better=True,
+    )  # fmt: skip
+    runs = [
+        RunRecord(
+            t=1, arm=arm, seed=seed, phase="confirm", status="ok",
+            values={"val_loss": 2 + seed * 0.1 - (0.05 + seed * 1e-3) * (better and arm == "Trial 3") + 1e-4 * (seed % 2)},
+        )
+        for seed in range(pairs)
+        for arm in plan.arms
+    ]  # fmt: skip
+    analysis = analyse([plan, *runs])
+    folder = Store(results).new("sweep")
+    folder.write_text("experiment.py", "import lab\n")
+    folder.write_json("sweep.json", {"goal": goal})
+    data = {
+        "metric": "val_loss", "space": {"lr": {"kind": "log"}}, "best": {"number": 3, "params": {"lr": 0.02}, "value": 1.9},
+        "confirmation": {"numbers": analysis.model_dump(mode="json")}, "verdict": analysis.verdict.text, **changes,
+    }  # fmt: skip
+    folder.write_json("sweep_summary.json", data)
+    return folder.id
+
+
+def test_the_confirmed_best_of_a_sweep_is_a_finding_with_its_parameters_and_effect(memory: Memory) -> None:
+    sweep = swept(memory.results)
+    (found,) = memory.search("step size")
+    assert found.sprint == sweep and found.word == "better" and "lr 0.02" in found.verdict
+    assert [setting.config for setting in found.settings] == [{"lr": 0.02}]
+    (effect,) = found.effects
+    assert effect.pairs == 6 and effect.low < effect.mean < effect.high < 0
+    assert memory.show(sweep) == found
+    (told,) = remembered(memory.current("step size"))
+    assert told["tuned"] == {"best configuration": {"lr": 0.02}}
+    larger = swept(memory.results, pairs=9)
+    swept(memory.results, goal="Tune the step size of something else", pairs=12)
+    found = memory.show(sweep)  # type: ignore[assignment]
+    assert found.superseded_by == larger, "the same goal with more pairs, and no other goal"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"better": False}, {"at_edge": ["lr"]}, {"confirmation": None}, {"best": None, "confirmation": None}]
+)
+def test_a_best_that_was_not_confirmed_gives_no_setting(memory: Memory, changes: dict[str, Any]) -> None:
+    sweep = swept(memory.results, **changes)
+    found = memory.show(sweep)
+    assert found and found.settings == ()
+    for data in ({"best": 7, "confirmation": {"numbers": []}}, {"best": {"params": {"lr": [1]}}, "space": "no"}):
+        swept(memory.results, goal=None, **data)
+    assert memory.rebuild() >= 2
+
+
 @pytest.mark.parametrize("other", [{"tokens": 2100}, {"code": "x = lab.text()"}])
 def test_a_finding_at_another_scale_or_on_other_data_supersedes_nothing(memory: Memory, other: dict[str, Any]) -> None:
     small = leave(memory.results, summary(COMPARE, pairs=6))

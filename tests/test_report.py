@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -13,11 +14,21 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from executor.experiment import AnyRecord, MetricRecord, PlanRecord, RunRecord
+from orchestrator.context import RunExperiment
+from policies.audit import AuditLog
+from results.analysis import analyse
+from results.host import HOST, host_facts
+from results.report.figures import figures
 from results.report.report import write_report
 from results.store import Store
+from tests.test_cli import QUICK, labsandbox
+from tests.test_sprint import Scripted, run_experiment
+from tests.test_sprint import sprint as running
 
+__all__ = ["run_experiment"]  # the fixture
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'](javascript:alert(3)) | `$x^2$` & \u202e"
 
 
@@ -91,7 +102,32 @@ class Page(HTMLParser):
         return " ".join(self.words)
 
 
-GOAL = {"goal": "Compare AdamW vs. Lion", "command": "labsandbox run 'Compare AdamW vs. Lion'", "seed": 0, "phases": {}}
+def executed(**changes: Any) -> dict[str, Any]:
+    """The record of one execution."""
+    limit = {"requested": None, "effective": 4 << 30, "enforced_by": "cgroup", "observed": 4 << 30}
+    return {
+        "schema": "labsandbox.execution/1", "execution_id": "e1", "outcome": "completed", "success": True, "returncode": 0,
+        "signal": None, "message": "completed", "stdout": "", "stderr": "", "stdout_dropped_bytes": 0,
+        "stderr_dropped_bytes": 0, "started_at": None, "ended_at": "2026-01-01T00:00:00Z", "timings": {}, "usage": {},
+        "limits": {"memory": limit}, "metrics": [], "metrics_total": 0, "metrics_rejected": 0, "artifacts": [],
+        "artifacts_skipped": [], "policy": {"name": "default", "sha256": "ab" * 32},
+        "image": {"reference": "cpu", "digest": "sha256:12"}, "backend": "oci", "runtime": "runc",
+        "audit": {"first": 0, "last": 1}, **changes,
+    }  # fmt: skip
+
+
+def implemented(*executions: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A summary's phases, of one container or several."""
+    first, *further = executions
+    return {"implementation": {"code": "print()", "execution": first, "further_containers": further}, **more}
+
+
+GOAL = {
+    "goal": "Compare AdamW vs. Lion",
+    "command": "labsandbox run 'Compare AdamW vs. Lion'",
+    "seed": 0,
+    "phases": implemented(executed()),
+}
 
 
 def test_a_report_answers_what_a_researcher_asks(tmp_path: Path) -> None:
@@ -130,11 +166,19 @@ def test_nothing_from_an_experiment_or_an_agent_is_markup(tmp_path: Path) -> Non
     evil = EVIL[:100]
     phases = {
         "discussion": {"action_plan": evil, "individual_responses": {evil: evil}},
-        "implementation": {"code": evil},
+        "implementation": {"code": evil, "execution": executed(message=evil, limits={}, backend=evil, packages=[evil])},
         "validation": {"analysis": evil, "verdict": evil},
         "self_healing": {"attempts": [{"failure": evil, "decision": evil}]},
     }
-    summary = {**GOAL, "goal": evil, "command": evil, "agents": evil, "verdict": evil, "phases": phases}
+    summary = {
+        **GOAL,
+        "goal": evil,
+        "command": evil,
+        "agents": evil,
+        "verdict": evil,
+        "host": {"cpu": evil},
+        "phases": phases,
+    }
     folder = sprint(tmp_path, records(arms=(evil + "a", evil + "b"), metric=evil), summary)
     page = Page((folder / "report.html").read_text())
     assert not {"script", "img"} & set(page.tags)
@@ -195,11 +239,126 @@ def test_any_recorded_numbers_give_a_page(values: list[tuple[float, float]], rat
 
 
 def test_numbers_in_the_page_are_those_of_the_analysis(tmp_path: Path) -> None:
-    from results.analysis import analyse
-
     folder = sprint(tmp_path, records(), GOAL)
     (contrast,) = analyse(records()).contrasts
     text = Page((folder / "report.html").read_text()).text
     for value in (contrast.mean, contrast.low, contrast.high):
         assert f"{value:+.4g}" in text
     assert json.dumps(contrast.pairs) in text
+
+
+# ---- what a run that did not end by itself, or a comment, cannot do ----
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        implemented(executed(outcome="timeout", success=False)),
+        implemented(executed(), executed(execution_id="e2", outcome="failed", success=False)),
+        {"implementation": {"execution": {"success": False, "error": "an old record"}}},
+        {},
+    ],
+)
+def test_nothing_is_called_better_of_a_run_that_did_not_complete(phases: dict[str, Any], tmp_path: Path) -> None:
+    numbers = {"numbers": {"verdict": {"word": "better", "arm": "Lion", "text": "Lion is better."}}}
+    summary = {**GOAL, "verdict": "Lion is better.", "phases": {**phases, "validation": numbers}}
+    folder = sprint(tmp_path, records(), summary)
+    text = Page((folder / "report.html").read_text()).text
+    assert "better: Lion" not in text and "inconclusive" in text
+    assert "**inconclusive.**" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("comment", "marked"), [("AdamW is better than Lion.", True), ("Lion is better.", False)])
+def test_the_comment_stands_beside_the_verdict_and_is_marked_where_it_contradicts(
+    comment: str, marked: bool, tmp_path: Path
+) -> None:
+    phases = implemented(executed(), validation={"analysis": comment})
+    folder = sprint(tmp_path, records(), {**GOAL, "phases": phases})
+    for text in (Page((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
+        assert comment in text and "an agent’s words" in text.lower()
+        assert ("does not agree with what was computed" in text) is marked
+
+
+def test_what_is_cut_says_so_and_where_the_whole_is(tmp_path: Path) -> None:
+    phases = implemented(executed(), discussion={"action_plan": "p" * 30_000})
+    phases["implementation"]["code"] = "c" * 20_001
+    text = Page((sprint(tmp_path, [], {**GOAL, "phases": phases}) / "report.html").read_text()).text
+    assert "20,000 of 20,001 characters; the whole is in experiment.py" in text
+    assert "20,000 of 30,000 characters; the whole is in sprint_summary.json" in text
+
+
+def test_containers_that_differ_are_each_told_and_first_and_last_records_are_proved(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for name in ("e1", "e2"):
+        log.append("decision", execution=name, allow=True)
+        log.append("end", execution=name, outcome="completed")
+    less = {"memory": {"requested": None, "effective": 1 << 30, "enforced_by": "cgroup", "observed": 1 << 30}}
+    phases = implemented(
+        executed(), executed(execution_id="e2", limits=less, image={"reference": "x", "digest": "sha256:34"})
+    )
+    text = Page((sprint(tmp_path, records(), {**GOAL, "phases": phases}) / "report.html").read_text()).text
+    for wanted in (
+        "Container e1: Asked for",
+        "Container e2: Policy",
+        "4GiB",
+        "1GiB",
+        "sha256:12",
+        "sha256:34",
+        "Record 0",
+        "Record 3",
+    ):
+        assert wanted in text, wanted
+    assert "Record 1 " not in text
+    assert "CPU energy: not measured" in text
+    assert "nominally 95 %, it covers about 86 to 91 %" in text
+
+
+def test_the_host_is_the_one_on_record_and_not_the_one_that_writes_the_page(tmp_path: Path) -> None:
+    facts = {"cpu": "Recorded 9000", "cores": 48, "memory": 64 << 30, "platform": "Linux-1.2", "python": "3.11.1"}
+    for host, told in ((facts, "Recorded 9000, 48 cores, 64.0 GiB of memory, Linux-1.2"), (None, "not recorded")):
+        folder = sprint(tmp_path, records(), {**GOAL, "host": host})
+        for text in (Page((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
+            assert told in text.replace("\\_", "_")
+
+
+def test_a_sprint_and_an_execution_record_the_host_on_which_they_run(
+    run_experiment: RunExperiment, tmp_path: Path
+) -> None:
+    with running(Scripted(code=lambda: "```python\nprint(1)\n```"), run_experiment, tmp_path) as (one, folder):
+        summary = one.run("Is a better than b?")
+    assert summary["host"] == host_facts() and summary["host"]["cores"] == os.cpu_count()
+    assert f"{os.cpu_count()} cores" in Page((folder.path / "report.html").read_text()).text
+    labsandbox("exec", "-", *QUICK, "--results", str(tmp_path / "x"), text="print(1)")
+    (single,) = (tmp_path / "x").iterdir()
+    assert json.loads((single / HOST).read_text()) == host_facts()
+
+
+def test_a_sensitivity_line_goes_through_the_best_at_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = PlanRecord(
+        t=0, factor="f", arms=["a", "b"], seeds=list(range(6)), primary="m", lower_is_better=True, select="accuracy",
+        select_lower_is_better=False, tune={"lr": [0.1, 0.2], "decay": [0, 1, 2]},
+    )  # fmt: skip
+    tried = [
+        RunRecord(
+            t=1, arm=arm, seed=9, phase="tune", status="ok", values={"accuracy": lr + decay / 10},
+            config={"lr": lr, "decay": decay},
+        )
+        for arm in "ab" for lr in (0.1, 0.2) for decay in (0, 1, 2)
+    ]  # fmt: skip
+    runs = [
+        RunRecord(t=2, arm=arm, seed=seed, phase="confirm", status="ok", values={"m": seed + (arm == "b")})
+        for seed in range(6) for arm in "ab"
+    ]  # fmt: skip
+    lines: list[list[float]] = []
+    plot = Axes.plot
+
+    def watched(self: Axes, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("linewidth") == 1.5:
+            lines.append(list(args[1]))
+        return plot(self, *args, **kwargs)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    found = [plan, *tried, *runs]
+    made = figures(found, [], analyse(found))
+    assert [one.name for one in made if one.name.startswith("sensitivity")] == ["sensitivity_lr", "sensitivity_decay"]
+    assert lines[0] == pytest.approx([0.3, 0.4]), "one point for each learning rate: the highest accuracy"

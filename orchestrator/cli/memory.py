@@ -1,4 +1,4 @@
-"""`labsandbox memory`: what earlier sprints found, found again."""
+"""`labsandbox memory`: what earlier sprints and sweeps found, found again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +9,11 @@ from orchestrator.cli import options
 from orchestrator.cli.terminal import console, note, one_line, print_json
 from orchestrator.errors import UsageProblem
 from policies.state import memory_path
-from results.memory import Finding, Memory
+from results.lessons import Finding
+from results.memory import Memory
 
 app = typer.Typer(
-    no_args_is_help=True, help="What earlier sprints found: goals, findings with effect sizes, dead ends."
+    no_args_is_help=True, help="What earlier sprints and sweeps found: goals, findings with effect sizes, dead ends."
 )
 
 
@@ -23,7 +24,7 @@ def search(
     results: options.Results = Path("results"),
     as_json: options.Json = False,
 ) -> None:
-    """The sprints that have most to do with some words, best first."""
+    """The sprints and sweeps that have most to do with some words, best first."""
     found = _memory(results).search(" ".join(words), limit)
     if as_json:
         print_json([one.model_dump(mode="json") for one in found])
@@ -37,11 +38,11 @@ def search(
 
 @app.command("show")
 def show(
-    sprint: Annotated[str, typer.Argument(help="A sprint's id.")],
+    sprint: Annotated[str, typer.Argument(help="A sprint's id, or a sweep's.")],
     results: options.Results = Path("results"),
     as_json: options.Json = False,
 ) -> None:
-    """What is remembered of one sprint."""
+    """What is remembered of one sprint or sweep."""
     found = _memory(results).show(sprint)
     if found is None:
         raise UsageProblem(f"nothing is remembered of {ascii(sprint)[1:-1][:100]}")
@@ -64,7 +65,7 @@ def show(
 @app.command("rebuild")
 def rebuild(results: options.Results = Path("results")) -> None:
     """Make the index anew from the results folder."""
-    note(f"{_memory(results).rebuild()} sprint(s) in the index")
+    note(f"{_memory(results).rebuild()} sprint(s) and sweep(s) in the index")
 
 
 def _memory(results: Path) -> Memory:

@@ -29,9 +29,9 @@ def show_execution(execution: Execution, folder: Path | None) -> None:
         note(f"not brought back: {line}")
     if folder is not None:
         from results.extract import told
-        from results.series import read_series
+        from results.series import EXTRACTED, read_series
 
-        if not execution.metrics_total and (source := told(read_series(folder))):
+        if (folder / EXTRACTED).exists() and (source := told(read_series(folder))):
             note(source)
         note(f"results in {folder}")
 

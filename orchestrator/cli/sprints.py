@@ -14,6 +14,7 @@ from orchestrator.cli.terminal import console, harmless, note, one_line, print_j
 from orchestrator.journal import EVENTS, peek
 from orchestrator.search.spec import recorded_sweep, swept
 from policies.state import audit_path
+from results.comment import comment_of
 from results.store import RunFolder, Store, StoreError
 from results.summary import Summary, ended_of, execution_of, outcome_of, part, verdict_of
 
@@ -134,14 +135,14 @@ def _show_sweep(folder: RunFolder, as_json: bool) -> None:
 
 def _paragraphs(summary: Summary) -> list[tuple[str, str]]:
     """Title and text of what the summary has."""
-    validation = part(summary, "validation")
+    comment, disagrees = comment_of(summary)
     found = [
         ("Plan", part(summary, "discussion").get("action_plan")),
         ("Execution", ended_of(summary)),
         ("Repairs", _repairs(part(summary, "self_healing").get("attempts"))),
         ("Verdict", verdict_of(summary)),
-        ("Metrics", validation.get("extracted")),
-        ("Validation", validation.get("analysis")),
+        ("Metrics", part(summary, "validation").get("extracted")),
+        (f"Validator's comment{f' (it {disagrees})' if disagrees else ', beside the computed verdict'}", comment),
     ]
     found += [("Error", part(summary, phase).get("error")) for phase in ("discussion", "implementation", "validation")]
     return [(title, text if isinstance(text, str) else str(text)) for title, text in found if text]

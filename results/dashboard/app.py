@@ -145,7 +145,7 @@ class _Pages:
         view, missing = self._view(folder)
         steps = Steps()
         with Lines(folder.path / EVENTS) as journal:
-            while data := journal.look(16 << 20).data:
+            for data in journal.all(16 << 20):
                 steps.take(data)
         listed, more = files.artifacts(folder.path)
         return self._page(
@@ -176,7 +176,7 @@ class _Pages:
         )
 
     def _sweep(self, folder: Place, process: Process | None, stopping: bool) -> Response:
-        view = sweep_view(folder)
+        view = sweep_view(folder, process is not None)
         return self._page(
             "sweep.html.j2",
             title=view.goal,
@@ -190,15 +190,15 @@ class _Pages:
         )
 
     async def live(self, request: Request) -> Response:
-        """What happens in a sprint, as it does."""
+        """What happens in a sprint or a sweep, as it does."""
         folder = await run_in_threadpool(self._folder, request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         try:
             self._hub.admit()
         except TooMany:
-            raise HTTPException(503, "too many pages are open at sprints that go on") from None
-        return StreamingResponse(self._hub.stream(folder.path), media_type="text/event-stream")
+            raise HTTPException(503, "too many pages are open at runs that go on") from None
+        return StreamingResponse(self._hub.stream(folder), media_type="text/event-stream")
 
     def curves(self, request: Request) -> Response:
         """Every curve of a sprint, thinned."""

@@ -17,7 +17,7 @@ from results.dashboard import sweep_view
 from results.dashboard.places import about, read_json, read_text
 from results.dashboard.text import line, moment
 from results.store import EXECUTION, SUMMARY, Kind, Store, StoreError
-from results.summary import outcome_of, part, verdict_of
+from results.summary import outcome_of, part, verdict_of, word_of
 
 EVENTS = "events.jsonl"
 PAGE = 50
@@ -176,9 +176,7 @@ def _read(store: Store, run: str) -> Row:
         summary = store.summary(run)
     except StoreError:
         summary = {"goal": _asked_goal(folder / EVENTS)}
-    numbers = part(summary, "validation").get("numbers")
-    verdict = numbers.get("verdict") if isinstance(numbers, dict) else None
-    word = line(verdict.get("word"), 60) if isinstance(verdict, dict) else ""
+    word = line(word_of(summary), 60)
     goal = line(summary.get("goal"), 400)
     said = line(verdict_of(summary) or part(summary, "implementation").get("error"), 400)
     began = moment(summary.get("start_time"))

@@ -1,6 +1,7 @@
-"""A sprint as it goes on, for everybody who looks at it: one look at its files each half second, shared.
+"""A sprint or a sweep as it goes on, for everybody who looks at it: one look at its files each half second, shared.
 
-Server-sent events: `state` (phases and steps), `log`, `curves`, `usage`, `end`. Whoever comes, or comes back, first gets
+Server-sent events: of a sprint `state` (phases and steps), `log`, `curves`, `usage`, `end`; of a sweep those of
+`sweep_live.py`. Whoever comes, or comes back, first gets
 all that there is; from then on what is new.
 """
 
@@ -12,14 +13,16 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 
 from results.dashboard.controls import Controls
 from results.dashboard.growing import Growing, Key, Point
 from results.dashboard.listing import EVENTS, has_ended
+from results.dashboard.places import Place
 from results.dashboard.steps import Steps
+from results.dashboard.sweep_live import SweepWatch
 from results.dashboard.tails import Lines, Tail
 from results.dashboard.text import line, plain
 
@@ -89,7 +92,7 @@ class Watch:
         """What is new."""
         process = self._lab.running().get(self._folder.name)  # first: what is read afterwards is at least as new
         events: list[Event] = []
-        while data := self._journal.look(4 << 20).data:
+        for data in self._journal.all(4 << 20):
             self._steps.take(data)
         for log in self._logs:
             events += log.look()
@@ -152,14 +155,31 @@ class Watch:
         return [("usage", {"anew": False, "samples": [sample]})]
 
 
+class Watching(Protocol):
+    """Somebody who looks at the files of one run that goes on."""
+
+    def look(self) -> list[Event]:
+        """What is new."""
+
+    def whole(self) -> list[Event]:
+        """All that there is."""
+
+    def close(self) -> None:
+        """Lets go of the files."""
+
+
+def _watch(place: Place, lab: Controls) -> Watching:
+    return SweepWatch(place, lab) if place.kind == "sweep" else Watch(place.path, lab)
+
+
 Queue = asyncio.Queue[bytes | None]
 
 
 @dataclass
 class _Watched:
-    """A sprint that somebody looks at."""
+    """A run that somebody looks at."""
 
-    watch: Watch
+    watch: Watching
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
     viewers: set[Queue] = field(default_factory=set)
@@ -168,20 +188,23 @@ class _Watched:
 
 
 class Hub:
-    """Everybody who is looking at sprints. Lives in the server's event loop."""
+    """Everybody who is looking at runs. Lives in the server's event loop."""
 
     def __init__(self, lab: Controls) -> None:
         self._lab = lab
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[Path, _Watched] = {}
+        """By the whole path: trials of two sweeps have the same names."""
 
     def admit(self) -> None:
         """Raises TooMany when there is no room for one more."""
         if sum(watched.users for watched in self._watched.values()) >= MOST_VIEWERS:
             raise TooMany
 
-    async def stream(self, folder: Path) -> AsyncIterator[bytes]:
-        """The events of one sprint, as they are sent, until the viewer goes."""
-        watched = self._watched.setdefault(folder.name, _Watched(Watch(folder, self._lab)))
+    async def stream(self, place: Place) -> AsyncIterator[bytes]:
+        """The events of one run, as they are sent, until the viewer goes."""
+        watched = self._watched.get(place.path)
+        if watched is None:
+            watched = self._watched[place.path] = _Watched(_watch(place, self._lab))
         watched.users += 1
         queue: Queue = asyncio.Queue()
         try:
@@ -198,7 +221,7 @@ class Hub:
             watched.users -= 1
             watched.viewers.discard(queue)
             if not watched.users:
-                self._watched.pop(folder.name, None)
+                self._watched.pop(place.path, None)
                 if watched.task is not None:
                     watched.task.cancel()
                 watched.watch.close()
@@ -210,7 +233,7 @@ class Hub:
                 async with watched.lock:
                     await self._publish(watched)
         except Exception:
-            _log.exception("looking at a sprint failed")
+            _log.exception("looking at a run failed")
         finally:
             watched.task = None
             for queue in watched.viewers:

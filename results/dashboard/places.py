@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results.dashboard.files import NotThere, open_below
+from results.host import HOST
 from results.store import EXECUTION, Store, StoreError
 
 _PART = re.compile(r"attempts:\d{1,6}|trials:\d{1,6}|confirm:(?:defaults|best)-\d{1,12}")
@@ -84,7 +85,11 @@ def read_text(folder: Path, name: str, most: int) -> str:
 def single(folder: Path) -> dict[str, Any]:
     """One execution in the shape of a sprint's summary, so that it has the same view."""
     execution, code = read_json(folder, EXECUTION), read_text(folder, "experiment.py", 1 << 20)
-    summary = {"start_time": execution.get("started_at"), "end_time": execution.get("ended_at")}
+    summary = {
+        "start_time": execution.get("started_at"),
+        "end_time": execution.get("ended_at"),
+        "host": read_json(folder, HOST),
+    }
     return {**summary, "goal": about(code), "phases": {"implementation": {"code": code, "execution": execution}}}
 
 

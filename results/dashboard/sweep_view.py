@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from results.dashboard.places import Place, parts, read_json, read_text
-from results.dashboard.text import digits, line
+from results.dashboard.study_record import Recorded, recorded
+from results.dashboard.text import digits, line, number
 from results.dashboard.view import Table, arms_of, contrasts_of
 from results.store import EXECUTION
 
@@ -32,6 +33,15 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class ConfirmRow:
+    """One run of the confirmation."""
+
+    name: str
+    address: str
+    state: str
+
+
+@dataclass(frozen=True)
 class SweepView:
     """What a sweep's page shows."""
 
@@ -43,20 +53,21 @@ class SweepView:
     word: str
     note: str
     trials: tuple[TrialRow, ...]
-    confirmations: tuple[Place, ...]
+    confirmations: tuple[ConfirmRow, ...]
     arms: Table
     contrasts: Table
     importances: Table
     facts: tuple[tuple[str, str], ...]
 
 
-def sweep_view(place: Place) -> SweepView:
-    """The view of a sweep's folder, finished or not."""
+def sweep_view(place: Place, running: bool = False) -> SweepView:
+    """The view of a sweep's folder, finished or not. running: a process is at it."""
     spec, summary = read_json(place.path, SPEC), read_json(place.path, SUMMARY)
+    so_far = Recorded() if summary else recorded(place.path)
     numbers = _object(_object(summary.get("confirmation")).get("numbers"))
     verdict, best = _object(numbers.get("verdict")), _object(summary.get("best"))
     folders = {one.part.rpartition("/")[2]: one for one in parts(place, "trials")}
-    metric = line(summary.get("metric") or spec.get("metric"), 128)
+    metric = line(summary.get("metric") or so_far.metric or spec.get("metric"), 128)
     return SweepView(
         goal=goal_of(spec, summary),
         finished=bool(summary),
@@ -65,8 +76,12 @@ def sweep_view(place: Place) -> SweepView:
         verdict=line(verdict.get("text"), 2000),
         word=line(verdict.get("word"), 60),
         note=line(summary.get("note"), 600),
-        trials=tuple(_recorded(summary, folders, best) if summary else _so_far(folders)),
-        confirmations=tuple(parts(place, "confirm")),
+        trials=tuple(
+            _recorded(summary, folders, best)
+            if summary
+            else _so_far(folders, so_far, spec.get("maximize") is True, "running" if running else "cut off")
+        ),
+        confirmations=tuple(_confirming(one) for one in parts(place, "confirm")),
         arms=arms_of(numbers),
         contrasts=contrasts_of(numbers),
         importances=Table(
@@ -96,15 +111,24 @@ def _recorded(summary: Mapping[str, Any], folders: Mapping[str, Place], best: Ma
     return rows  # fmt: skip
 
 
-def _so_far(folders: Mapping[str, Place]) -> list[TrialRow]:
-    """Of a sweep that has no summary yet: the last of its trials, from their own folders."""
-    return [
-        TrialRow(
-            line(name, 12), one.id, _outcome(one), "–",
-            _params({"params": read_json(one.path, "params.json")}), False,
+def _so_far(folders: Mapping[str, Place], known: Recorded, maximize: bool, unended: str) -> list[TrialRow]:
+    """Of a sweep that has no summary yet: the last of its trials. What became of them is Optuna's to say; of a first trial,
+    and where nothing is on record, their own folders say it. unended: what is said of those that have no end."""
+    best = (max if maximize else min)(known.values, key=lambda name: known.values[name], default="")
+    rows = []
+    for name, one in list(folders.items())[-_MOST_SHOWN:]:
+        state, params = known.states.get(name) or _outcome(one), {"params": read_json(one.path, "params.json")}
+        state = unended if state in ("running", "not finished") else state
+        rows.append(
+            TrialRow(
+                line(name, 12), one.id, state, digits(number(known.values.get(name))), _params(params), name == best
+            )
         )
-        for name, one in list(folders.items())[-_MOST_SHOWN:]
-    ]  # fmt: skip
+    return rows
+
+
+def _confirming(one: Place) -> ConfirmRow:
+    return ConfirmRow(one.part.rpartition("/")[2].replace("-", ", seed "), one.id, _outcome(one))
 
 
 def _outcome(trial: Place) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,3 +91,11 @@ class Lines(Tail):
         whole = raw[: raw.rfind(b"\n") + 1]
         self._rest = raw[len(whole) :]
         return Grown(whole, grown.anew)
+
+    def all(self, most: int) -> Iterator[bytes]:
+        """The lines that have become whole by now, however long they are, read by so many bytes at a time."""
+        while True:
+            at = self.at
+            yield self.look(most).data
+            if self.at == at:
+                return

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from results.comment import comment_of
 from results.dashboard.text import day, digits, line, number, plain, seconds, size
+from results.host import host_told
 from results.summary import (
     Summary,
     ended_of,
@@ -14,6 +16,7 @@ from results.summary import (
     outcome_of,
     part,
     verdict_of,
+    word_of,
 )
 
 Cells = tuple[str, ...]
@@ -50,6 +53,9 @@ class SprintView:
     contrasts: Table
     warnings: tuple[str, ...]
     analysis: str
+    """The validator's comment."""
+    disagrees: str
+    """What is said of it where it claims something other than the verdict."""
     advised: str
     repairs: Table
     containers: Table
@@ -71,7 +77,7 @@ def sprint_view(summary: Summary) -> SprintView:
         outcome=line(outcome_of(summary), 40),
         ended=line(ended_of(summary), 600),
         verdict=plain(verdict_of(summary), 4000),
-        word=line(_object(numbers.get("verdict")).get("word"), 60),
+        word=line(word_of(summary), 60),
         facts=_facts(summary),
         command=line(summary.get("command"), 2000),
         follows=line(summary.get("follows"), 80),
@@ -80,8 +86,9 @@ def sprint_view(summary: Summary) -> SprintView:
         code=plain(implementation.get("code")),
         arms=arms_of(numbers),
         contrasts=contrasts_of(numbers),
-        warnings=tuple(line(one, 600) for one in _list(numbers.get("warnings"))),
+        warnings=tuple(_warnings(numbers, word_of(summary))),
         analysis=plain(validation.get("analysis"), 20_000),
+        disagrees=comment_of(summary)[1],
         advised=line(recommended.get("goal"), 600),
         repairs=_repairs(part(summary, "self_healing").get("attempts")),
         containers=_containers(implementation),
@@ -108,6 +115,13 @@ def difference(one: str, other: str, names: tuple[str, str]) -> list[tuple[str, 
 # ---- parts ----
 
 
+def _warnings(numbers: Mapping[str, Any], word: str) -> Iterator[str]:
+    """The analysis's; before them, that a record of before there was a gate for it concludes from a run that was ended."""
+    if line(_object(numbers.get("verdict")).get("word"), 60) != line(word, 60):
+        yield "Not every run came to its own end, so nothing is concluded, whatever its record says."
+    yield from (line(one, 600) for one in _list(numbers.get("warnings")))
+
+
 def _facts(summary: Summary) -> tuple[tuple[str, str], ...]:
     execution = execution_of(summary)
     image = _object(execution.get("image"))
@@ -116,6 +130,7 @@ def _facts(summary: Summary) -> tuple[tuple[str, str], ...]:
         ("ended", day(summary.get("end_time")) if summary.get("end_time") else ""),
         ("seed", line(summary.get("seed"), 40)),
         ("agents", line(summary.get("agents"), 200)),
+        ("host", line(host_told(summary.get("host")), 400)),
         ("backend", " ".join(line(execution.get(name), 40) for name in ("backend", "runtime", "isolation")).strip()),
         ("image", line(image.get("reference"), 200)),
         ("image digest", line(image.get("digest"), 100)),

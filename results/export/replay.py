@@ -49,12 +49,12 @@ def export(folder: RunFolder, summary: Mapping[str, Any], to: Destination, artif
 
 def retell(folder: RunFolder, name: str, summary: Mapping[str, Any], to: Destination, artifacts: bool) -> Exported:
     """The same under a `name` that is free."""
-    execution = execution_of(dict(summary)) or _execution(folder.path)
+    execution = execution_of(dict(summary)) or read_execution(folder.path)
     tracked = Tracked(to)
     records = unreadable = 0
     try:
         tracked.begin(RunInfo(name, _began(execution, folder.path), _facts(folder.path, summary)))
-        for record in _records(folder.path):
+        for record in records_of(folder.path):
             if record is None:
                 unreadable += 1
             else:
@@ -102,9 +102,9 @@ def execution_facts(execution: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in found.items() if isinstance(value, str) and value}
 
 
-def files_of(folder: Path, artifacts: bool) -> dict[str, Path]:
-    """The lab's own picture and report; with `artifacts` also what the experiment left. Regular files only."""
-    found = {name: folder / name for name in _FILES}
+def files_of(folder: Path, artifacts: bool, own: tuple[str, ...] = _FILES) -> dict[str, Path]:
+    """The lab's own pictures and report; with `artifacts` also what the experiment left. Regular files only."""
+    found = {name: folder / name for name in own}
     if artifacts:
         found |= {str(path.relative_to(folder)): path for path in sorted((folder / "artifacts").rglob("*"))}
     return {name: path for name, path in found.items() if _regular(path)}
@@ -118,7 +118,7 @@ def _regular(path: Path) -> bool:
     return stat.S_ISREG(state.st_mode) and state.st_size <= _MAX_FILE and not path.name.startswith(".part-")
 
 
-def _records(folder: Path) -> Iterator[AnyRecord | None]:
+def records_of(folder: Path) -> Iterator[AnyRecord | None]:
     """What was sent, then what was read out of logs and files; None for a line that is no record."""
     for name in ("metrics.jsonl", "extracted.jsonl"):
         try:
@@ -144,7 +144,8 @@ def _record(line: bytes) -> AnyRecord | None:
         return None
 
 
-def _execution(folder: Path) -> dict[str, Any]:
+def read_execution(folder: Path) -> dict[str, Any]:
+    """The record of a single execution, or {}."""
     try:
         data = json.loads((folder / EXECUTION).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -126,6 +126,7 @@ class _Open:
     points: int = 0
 
 
+_STATES: Mapping[str, State] = {"ok": "finished", "failed": "failed", "diverged": "failed", "skipped": "killed"}
 _Key = tuple[str | None, int | None, str | None]
 
 
@@ -203,7 +204,7 @@ class Tracked:
     def _ran(self, record: RunRecord) -> None:
         key = record.arm, record.seed, record.phase
         if self._of(key) is not None:
-            state: State = "finished" if record.status == "ok" else "failed"
+            state = _STATES[record.status]
             facts = {"status": record.status, **({"error": record.error} if record.error else {})}
             self._finish(key, state, record, facts)
 

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -171,8 +172,9 @@ def _numeric(tuning: Iterable[RunRecord]) -> list[str]:
 
 
 def _sensitivity(plan: PlanRecord, tuning: Sequence[RunRecord], analysis: Analysis, key: str) -> Picture:
-    """What tuning saw of each arm; a cross at the top is a run that failed or diverged."""
-    select = plan.select or plan.primary
+    """What tuning saw of each arm: a line through the best at each value, the others (which differ in what else was tuned)
+    as dots; a cross at the top is a run that failed or diverged."""
+    select, better = plan.select or plan.primary, min if _lower(plan) else max
     chosen = {arm.name: arm.config.get(key) for arm in analysis.arms}
     lost = sum(run.status != "ok" for run in tuning)
 
@@ -186,9 +188,11 @@ def _sensitivity(plan: PlanRecord, tuning: Sequence[RunRecord], analysis: Analys
                 if run.status == "ok" and usable(run.values.get(select, math.nan))
             )
             everything += [place for place, _ in fine]
-            axes.plot(*_columns(fine), color=COLOURS[index], marker=MARKERS[index], linewidth=1.5, label=_plain(arm))
-            best = [point for point in fine if point[0] == chosen.get(arm)]
-            axes.plot(*_columns(best), color=COLOURS[index], marker="o", markersize=14, fillstyle="none", linestyle="")
+            best_at = [better(group) for _, group in groupby(fine, key=lambda point: point[0])]
+            axes.scatter(*_columns(fine), color=COLOURS[index], marker=MARKERS[index], s=22, alpha=0.45, linewidths=0)
+            axes.plot(*_columns(best_at), color=COLOURS[index], marker=MARKERS[index], linewidth=1.5, label=_plain(arm))
+            taken = [point for point in best_at if point[0] == chosen.get(arm)]
+            axes.plot(*_columns(taken), color=COLOURS[index], marker="o", markersize=14, fillstyle="none", linestyle="")
             bad = [_number(run.config[key]) for run in own if run.status != "ok"]
             everything += bad
             axes.plot(
@@ -204,9 +208,15 @@ def _sensitivity(plan: PlanRecord, tuning: Sequence[RunRecord], analysis: Analys
 
     settings = "; ".join(f"{name}: {value}" for name, value in chosen.items())
     alt = (
-        f"{select} over {key} for each arm; chosen: {settings}; {lost} trials failed or diverged (crosses at the top)."
+        f"{select} over {key} for each arm: a line through the best at each value, the others as dots; "
+        f"chosen: {settings}; {lost} trials failed or diverged (crosses at the top)."
     )
     return _figure(f"sensitivity_{_safe(key)}", f"Sensitivity to {_plain(key)}", alt, draw, (7.0, 3.4))
+
+
+def _lower(plan: PlanRecord) -> bool:
+    """Whether tuning took the smallest."""
+    return plan.lower_is_better if plan.select_lower_is_better is None else plan.select_lower_is_better
 
 
 def _number(value: Setting) -> float:

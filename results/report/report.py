@@ -7,12 +7,8 @@ data: jinja2 escapes what it puts in, and the page's policy lets nothing run or 
 
 import base64
 import hashlib
-import os
-import platform
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +19,18 @@ from policies.audit import AuditError, AuditLog
 from policies.audit_check import prove
 from policies.audit_query import what
 from policies.checkpoint import CheckpointError
-from policies.units import format_bytes, format_seconds
 from results.analysis import analyse
-from results.findings import Analysis
+from results.comment import comment_of, disagreement
+from results.findings import Analysis, Verdict
+from results.host import host_told
 from results.report.figures import Picture, figures
+from results.report.words import FILTERS, MAX_TEXT
 from results.series import read_folder
 from results.store import RunFolder
-from results.summary import Summary, final_implementation, part, verdict_of
+from results.summary import CONCLUSIONS, UNDECIDED, Summary, all_completed, final_implementation, part, verdict_of
 
 HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
-_MAX_TEXT = 20_000
-"""Characters of an agent's words, or of a program, that a report repeats."""
 _MAX_ROWS = 500
-_BYTES = ("memory", "workspace", "tmp", "shm", "output", "metrics", "artifacts", "gpu_memory")
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Audit:
 
     lines: list[tuple[int, str, str]] = field(default_factory=list)
     """Number, time and point of each record."""
-    proof: str = ""
-    """That the first is in the log, to be checked without it: `labsandbox audit check`."""
+    proofs: list[tuple[int, str]] = field(default_factory=list)
+    """Of the first record and of the last: that it is in the log, to be checked without it (`labsandbox audit check`)."""
     problem: str = ""
 
 
@@ -58,6 +53,7 @@ class Report:
     analysis: Analysis
     plan: PlanRecord | None
     runs: list[RunRecord]
+    runs_left_out: int
     executions: list[Execution]
     code: str
     requirements: str
@@ -67,6 +63,7 @@ class Report:
     pictures: list[Picture]
     audit: Audit
     host: str
+    """Where the sprint ran, as it was recorded then."""
     logged: str
     """curves.png in base64, where it exists: all that there is to see of what is no comparison."""
 
@@ -88,6 +85,7 @@ def gather(folder: RunFolder, summary: Summary, audit_log: Path | None) -> Repor
     """Reads everything that a report shows."""
     found = read_folder(folder.path)
     records = found.records
+    runs = [record for record in records if isinstance(record, RunRecord)]
     implementation = final_implementation(summary)
     executions = list(_executions(implementation))
     analysis = analyse(records, executions, found.series)
@@ -96,14 +94,15 @@ def gather(folder: RunFolder, summary: Summary, audit_log: Path | None) -> Repor
         summary=summary,
         analysis=analysis,
         plan=next((record for record in records if isinstance(record, PlanRecord)), None),
-        runs=[record for record in records if isinstance(record, RunRecord)][:_MAX_ROWS],
+        runs=runs[:_MAX_ROWS],
+        runs_left_out=max(0, len(runs) - _MAX_ROWS),
         executions=executions,
-        code=str(implementation.get("code") or "")[:_MAX_TEXT],
+        code=str(implementation.get("code") or ""),
         requirements=_beginning(folder.path / "requirements.txt"),
         hashes=dict(_hashes(folder.path)),
         pictures=figures(records, found.series, analysis),
         audit=_audit(executions, audit_log),
-        host=f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        host=host_told(summary.get("host")),
         logged=_encoded(folder.path / "curves.png"),
     )
 
@@ -111,7 +110,7 @@ def gather(folder: RunFolder, summary: Summary, audit_log: Path | None) -> Repor
 def _beginning(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_TEXT).decode(errors="replace")
+            return file.read(4 * MAX_TEXT).decode(errors="replace")
     except OSError:
         return ""
 
@@ -123,12 +122,6 @@ def _hashes(folder: Path) -> Iterable[tuple[str, str]]:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             continue
-
-
-def _processor() -> str:
-    """The model as Linux tells it."""
-    names = re.findall(r"^model name\s*:\s*(.+)$", _beginning(Path("/proc/cpuinfo")), re.MULTILINE)
-    return names[0] if names else platform.machine()
 
 
 def _encoded(path: Path) -> str:
@@ -154,7 +147,9 @@ def _audit(executions: Sequence[Execution], path: Path | None) -> Audit:
     try:
         records = [record for record in AuditLog(path).records() if record.get("execution") in ids]
         lines = [(int(record["seq"]), str(record["time"]), what(record)) for record in records]
-        return Audit(lines, prove(path, lines[0][0]) if lines else "", "" if lines else "the audit log has none of it")
+        proved = dict.fromkeys(number for number, _, _ in (*lines[:1], *lines[-1:]))
+        proofs = [(number, prove(path, number)) for number in proved]
+        return Audit(lines, proofs, "" if lines else "the audit log has none of it")
     except (AuditError, CheckpointError, KeyError, ValueError) as error:
         return Audit(problem=str(error))
 
@@ -171,26 +166,20 @@ def render(report: Report, template: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "g": lambda value: "–" if value is None else f"{value:.4g}",
-        "signed": lambda value: "–" if value is None else f"{value:+.4g}",
-        "bytes": lambda value: "–" if value is None else format_bytes(int(value)),
-        "seconds": lambda value: "–" if value is None else f"{value:.1f} s",
-        "limit": _limit,
-        "moment": _moment,
-        "oneline": lambda text: " ".join(str(text).split()),
-        "line": lambda text: _line(text).replace("|", "\\|"),
-        "setting": lambda config: ", ".join(f"{name} {_short(value)}" for name, value in config.items()) or "–",
-        "cut": lambda text: str(text)[:_MAX_TEXT],
-    }
+    environment.filters |= FILTERS
+    head, comment = headline(report), comment_of(report.summary)[0]
     return environment.get_template(template).render(
         report=report,
         told=lambda key: str(report.summary.get(key, "not on record")),
         responses=_responses(report.summary),
         repairs=list(_repairs(report.summary)),
         analysis=report.analysis,
-        verdict=report.analysis.verdict,
+        verdict=head,
         sentence=_sentence(report),
+        comment=comment,
+        disagrees=disagreement(comment, head.word, head.arm, [arm.name for arm in report.analysis.arms]),
+        terms=_terms(report.executions),
+        limits=_limits(report.executions),
         scope=_scope(report),
         figure=lambda name: _figure(report, name),
         part=lambda *path: part(report.summary, *path),
@@ -221,45 +210,66 @@ def _figure(report: Report, name: str) -> str:
     return frame.format(picture.alt, Markup(picture.svg), picture.title)
 
 
+def headline(report: Report) -> Verdict:
+    """The verdict that heads a report: nothing is concluded from a run that did not come to its own end, whatever it
+    recorded until then, and whatever an older version made of that."""
+    verdict = report.analysis.verdict
+    if verdict.word not in CONCLUSIONS or all_completed(report.summary):
+        return verdict
+    return verdict.model_copy(update={"word": UNDECIDED, "arm": None})
+
+
 def _sentence(report: Report) -> str:
-    """The verdict as the sprint has it: it says so where the run did not complete."""
-    return verdict_of(report.summary) or report.analysis.verdict.text
+    """The verdict as the sprint has it, which says so where the run did not complete. Where its record has another word than
+    what is computed of it now, both are told."""
+    head, computed, said = headline(report), report.analysis.verdict, verdict_of(report.summary)
+    numbers = part(report.summary, "validation", "numbers").get("verdict")
+    recorded = numbers.get("word") if isinstance(numbers, dict) else None
+    if said and (recorded == head.word or (recorded is None and head == computed)):
+        return said
+    begin = "" if head == computed else "Not every run came to its own end. From what was recorded until then: "
+    later = f" When the sprint ended, its record said: {said}" if said else ""
+    return f"{begin}{computed.text}{later}"
+
+
+def _terms(executions: Sequence[Execution]) -> list[tuple[str, Execution]]:
+    """Under what the containers ran, said once for those that had the same: which (where they
+    differ), and one of them."""
+    return _alike(
+        executions,
+        lambda one: (one.policy, one.isolation, one.backend, one.runtime, one.image, one.packages, one.gpus),
+    )
+
+
+def _limits(executions: Sequence[Execution]) -> list[tuple[str, Execution]]:
+    """The same of their limits."""
+    return _alike(executions, lambda one: one.limits)
+
+
+def _alike(executions: Sequence[Execution], of: Callable[[Execution], object]) -> list[tuple[str, Execution]]:
+    groups: list[list[Execution]] = []
+    for one in executions:
+        group = next((group for group in groups if of(group[0]) == of(one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    many = len(groups) > 1
+    return [
+        (f"Container {', '.join(one.execution_id for one in group)}: " if many else "", group[0]) for group in groups
+    ]
 
 
 def _scope(report: Report) -> str:
     """To what the result is limited."""
-    if not report.analysis.contrasts:
+    if not report.analysis.contrasts or not all_completed(report.summary):
         return "Nothing is claimed."
     seeds = max(contrast.pairs for contrast in report.analysis.contrasts)
     seconds = max(arm.seconds for arm in report.analysis.arms)
-    tuned = ", ".join(report.plan.tune) if report.plan else ""
+    # A grid of one arm's own is planned as `lr[Lion]`.
+    tuned = ", ".join(dict.fromkeys(name.partition("[")[0] for name in report.plan.tune)) if report.plan else ""
     return (
         f"This holds for this model, these data, trainings of about {seconds:.0f} s and {seeds} seeds on this hardware, with "
         f"{f'{tuned} tuned for each arm and all else fixed' if tuned else 'nothing tuned'}. At another scale, or with longer "
         "training, the order may differ."
     )
-
-
-def _limit(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if name in _BYTES:
-        return format_bytes(int(value))
-    return format_seconds(value) if name == "wall" else f"{value:g}"
-
-
-def _moment(text: object) -> str:
-    try:
-        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except ValueError:
-        return "–"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
-
-
-def _line(text: object) -> str:
-    """On one line of Markdown, where nothing is markup."""
-    plain = " ".join(str(text).split())
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#!$~" else c for c in plain if c.isprintable())

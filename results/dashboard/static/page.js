@@ -10,9 +10,9 @@ export function element(name, attributes = {}, ...children) {
 }
 
 const KINDS = {
-  completed: "good", ended: "good", ok: "good", better: "good",
+  completed: "good", ended: "good", ok: "good", better: "good", complete: "good", best: "good",
   running: "busy", verifying: "busy",
-  broken: "bad", failed: "bad", "broken off": "bad",
+  broken: "bad", failed: "bad", "broken off": "bad", "cut off": "bad", timeout: "bad", oom: "bad",
 };
 
 export function badge(word) {
@@ -31,6 +31,34 @@ export function size(bytes) {
   let unit = 0;
   while (Math.abs(bytes) >= 1024 && unit < units.length - 1) [bytes, unit] = [bytes / 1024, unit + 1];
   return `${Number(bytes.toPrecision(4))} ${units[unit]}`;
+}
+
+// The events of a run that goes on, shown by `shown[name]` as they come. Browsers keep few connections to one server, so a page
+// that nobody sees gives its own back. Returns what ends it.
+export function listen(address, shown) {
+  let stream = null, over = false;
+  const open = () => {
+    stream = new EventSource(address);
+    for (const [name, show] of Object.entries(shown)) stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
+  };
+  const close = () => { stream?.close(); stream = null; };
+  document.addEventListener("visibilitychange", () => {
+    if (over) return;
+    if (document.hidden) close();
+    else if (!stream) open();
+  });
+  open();
+  return () => { over = true; close(); };
+}
+
+// What is said when nobody is at a run any more.
+export function showEnd(said, address, what) {
+  document.querySelector(".actions form")?.remove();  // there is nobody to stop any more
+  document.getElementById("state").replaceChildren(badge(said.ended ? "ended" : "not finished"));
+  const again = element("a", { href: address }, "Load the page again");
+  const how = said.ended ? `The ${what} has ended. ` : `Nobody is at the ${what} any more. `;
+  document.getElementById("news").replaceChildren(element("p", { class: "note" }, how, again, " to see what came of it."),
+    ...(said.said ? [element("p", { class: "problem" }, `Its process ended: ${said.said}`)] : []));
 }
 
 export function rows(body, found) {

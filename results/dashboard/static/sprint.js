@@ -1,6 +1,6 @@
 // One sprint's page: its curves, and while it runs, everything as it comes.
 import { Charts } from "./chart.js";
-import { badge, duration, element, size } from "./page.js";
+import { badge, duration, element, listen, showEnd, size } from "./page.js";
 
 const page = document.getElementById("sprint");
 const address = `/sprints/${encodeURIComponent(page.dataset.id)}`;
@@ -98,42 +98,15 @@ function showUsage(said) {
   drawUsage(samples);
 }
 
-function showEnd(said) {
-  stream.close();
-  stream = null;
-  over = true;
-  clearInterval(clock);
-  document.querySelector(".actions form")?.remove();  // there is nobody to stop any more
-  document.getElementById("state").replaceChildren(badge(said.ended ? "ended" : "not finished"));
-  const again = element("a", { href: address }, "Load the page again");
-  news.replaceChildren(element("p", { class: "note" }, said.ended ? "The sprint has ended. " : "Nobody is at the sprint any more. ", again, " to see what came of it."),
-    ...(said.said ? [element("p", { class: "problem" }, `Its process ended: ${said.said}`)] : []));
-}
-
-let stream = null, clock = 0, over = false;
-
-function listen() {
-  stream = new EventSource(`${address}/live`);
-  const on = (name, show) => stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
-  on("state", showState);
-  on("log", showLog);
-  on("curves", showCurves);
-  on("usage", showUsage);
-  on("end", showEnd);
-}
-
 if (live) {
   for (const name of ["stdout", "stderr"]) {
     const place = document.getElementById(name);
     place.scrollTop = place.scrollHeight;
   }
-  listen();
-  clock = setInterval(showPhases, 1000);
-  // Browsers keep few connections to one server: a page that nobody sees gives its own back.
-  document.addEventListener("visibilitychange", () => {
-    if (over) return;
-    if (document.hidden) { stream?.close(); stream = null; }
-    else if (!stream) listen();
+  const clock = setInterval(showPhases, 1000);
+  const stop = listen(`${address}/live`, {
+    state: showState, log: showLog, curves: showCurves, usage: showUsage,
+    end: (said) => { stop(); clearInterval(clock); showEnd(said, address, "sprint"); },
   });
 } else {
   drawUsage(JSON.parse(document.getElementById("usage").dataset.samples));
