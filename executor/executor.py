@@ -1,4 +1,4 @@
-"""One experiment in one throwaway container: decide, prepare, lend, create, check, stream, collect, destroy."""
+"""One experiment in one throwaway container: decide, queue, prepare, lend, create, hold the session, destroy, record."""
 
 import contextlib
 import hashlib
@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from executor.backends.base import Backend, Container, ContainerSpec, Passed, Progress
-from executor.channel import Channel, assignment, files, opening
-from executor.conversation import COLLECT_GRACE, START_GRACE, TICK, Conversation, greet
+from executor.backends.base import Backend, ContainerSpec, Passed, Progress
+from executor.channel import Channel
+from executor.conversation import COLLECT_GRACE, START_GRACE
 from executor.dependencies import fetch
 from executor.errors import (
     ExecutorError,
@@ -26,16 +27,15 @@ from executor.experiment import AuditRef, Execution, Experiment, ImageRef, Outco
 from executor.gpus.account import gpu_seconds
 from executor.gpus.choice import Wanted, fitting
 from executor.gpus.lending import Gpus, Loan
-from executor.job import ahead_of, gpu_environment, job_of, library, study_file
+from executor.job import ahead_of, gpu_environment, job_of
 from executor.leases import NotWanted, Unwanted
-from executor.limits import check, table
+from executor.limits import table
 from executor.ownership import Owner
 from executor.places import Places
-from executor.posture import posture_of, torch_problem
 from executor.run import Run, execution_of, limits_hit
+from executor.session import Session
 from executor.verdict import judge
 from executor.warm import Kind, Supply, Warm
-from executor.watchdog import INTERVAL, Watchdog
 from policies.audit import AuditLog
 from policies.decision import Capabilities, Decision, Request, decide
 from policies.merge import terms_here
@@ -44,11 +44,8 @@ from policies.state import cache_dir
 from sandbox_images.lock import unmet, unmet_imports
 
 if TYPE_CHECKING:
-    from executor.egress import Egress, Resolve
+    from executor.egress import Resolve
 
-_MAX_SAMPLES = 600
-_ASKING = 0.1
-"""Seconds between two questions whether a run is still wanted."""
 _T = TypeVar("_T")
 
 
@@ -364,18 +361,18 @@ class Executor:
         container = warm.container if warm else self.backend.create(self._spec(run, run.image))
         try:
             if run.loan is not None:
-                with contextlib.suppress(
-                    InfrastructureError
-                ):  # the queue is busy: others take its processes for strangers
+                # Where the queue is busy, others take its processes for strangers.
+                with contextlib.suppress(InfrastructureError):
                     run.loan.lease.used_by(container.id)
                 self._progress(f"{', '.join(run.loan.names())}, by {container.passed.way}")
             channel = Channel(warm.connection if warm else container.start())
+            session = Session(run, container, channel, self._gpus, partial(self._note, run))
             try:
                 if warm and (group := container.group()) is not None:
                     group.full_weight()
-                self._talk(run, container, channel, sink, began, warm)
+                session.hold(sink, warm.greeting if warm else None, lambda: self._started(run, began), self._resolve)
             finally:
-                self._read_end(run, container)
+                session.read_end()
                 channel.close()
         finally:
             self._timed(run, "destroy_s", container.destroy)
@@ -390,117 +387,11 @@ class Executor:
             return None
         return warm
 
-    def _talk(
-        self, run: Run, container: Container, channel: Channel, sink: Sink, began: float, warm: Warm | None
-    ) -> None:
-        egress = None
-        if hosts := run.decision.network.hosts:
-            from executor.egress import Egress  # with asyncio and h11, which a run without a network does not need
-
-            egress = Egress(channel, hosts, lambda event, **about: self._note(run, event, **about), self._resolve)
-        talk = Conversation(channel, run.decision.limits, sink, egress)
-        run.report = talk.report
-        try:
-            greeting = warm.greeting if warm else greet(channel, opening(library(bool(run.decision.network.hosts))))
-            self._start(run, container, talk, greeting, began)
-            self._listen(run, container, talk, egress)
-        except ExecutorError as error:
-            said = channel.diagnosis.decode("utf-8", "replace").strip().splitlines()
-            run.failure = f"{error} ({said[-1][-300:]})" if said else str(error)
-        finally:
-            talk.abandon_artifact()
-            if egress is not None:
-                egress.close()
-
-    def _start(
-        self, run: Run, container: Container, talk: Conversation, greeting: dict[str, Any], began: float
-    ) -> None:
-        devices = run.loan.devices if run.loan else ()
-        told = gpu_environment(devices, run.decision.limits.gpu_memory, container.passed)
-        job = job_of(run.experiment, run.decision, run.policy.environment, told)
-        self._inspect(run, container, greeting)
-        group = container.group()
-        run.cpu_before = (group.usage().cpu_s or 0.0) if group is not None else 0.0
-        talk.go((*files(study_file(run.experiment.left)), *assignment(job, run.experiment.code, run.wheels.files)))
+    def _started(self, run: Run, began: float) -> None:
+        """It runs: from now on another container of its kind is made, if such are kept."""
         run.seconds["start_s"] = time.monotonic() - began
         if self._pool is not None and run.kind is not None:
             self._pool.keep(run.kind, self.backend, run.policy.warm, _lifetime(run.decision))
-
-    def _inspect(self, run: Run, container: Container, greeting: dict[str, Any]) -> None:
-        """Compares the live container with the decision. Raises InfrastructureError, and then nothing runs in it."""
-        isolation = run.capabilities.isolation
-        devices = run.loan.devices if run.loan else ()
-        posture = posture_of(container, greeting, isolation, frozenset(device.uuid for device in devices))
-        needs_torch = devices and "torch" in run.experiment.imports
-        if needs_torch and (problem := torch_problem(greeting, self._gpus.machine.cuda)) is not None:
-            posture.deviations.append(problem)
-        run.limits = table(run.decision, _requested(run), posture.limits, isolation, devices)
-        self._note(
-            run,
-            "start",
-            container=container.id,
-            image=run.image.model_dump() if run.image else None,
-            observed=posture.limits,
-            posture=posture.summary,
-            deviations=posture.deviations,
-            python=str(greeting.get("python"))[:40],
-            **({"gpus_by": container.passed.way} if devices else {}),
-        )
-        if posture.deviations:
-            raise InfrastructureError(f"the container is not as decided: {'; '.join(posture.deviations[:5])}")
-        check(run.limits, posture.limits, run.decision.watched, isolation)
-
-    def _listen(self, run: Run, container: Container, talk: Conversation, egress: "Egress | None") -> None:
-        group = container.group()
-        watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
-        pid = container.pid() if watched else None
-        watch = Watchdog(pid, run.decision.limits, watched) if pid is not None else None
-        devices = self._gpus.watch(run.loan, run.decision.limits.gpu_memory, container.id) if run.loan else None
-        sampled = 0.0
-
-        def tick(seconds: float) -> None:
-            nonlocal sampled
-            if egress is not None and egress.failed is not None:
-                raise InfrastructureError(egress.failed)
-            if run.unwanted is not None and (why := run.unwanted()) is not None:
-                run.report.problem = why
-                talk.stop("cancelled")
-            if watch is not None and (reason := watch.look()) is not None:
-                talk.stop(reason)
-            if devices is not None and devices.look(seconds):
-                talk.stop("gpu_memory")
-            if group is not None and seconds >= sampled and len(run.samples) < _MAX_SAMPLES:
-                run.samples.append({"t": round(seconds, 3), **_less(group.sample(), run.cpu_before)})
-                run.oom = run.oom or group.oom_kills() > 0
-                sampled = seconds + 0.9 * TICK
-
-        every = min(
-            INTERVAL if watch is not None else TICK,
-            devices.every if devices is not None else TICK,
-            _ASKING if run.unwanted is not None else TICK,
-        )
-        try:
-            talk.listen(tick, every)
-        except KeyboardInterrupt:
-            talk.stop("cancelled")
-            talk.listen(tick, every)
-        finally:
-            if devices is not None:
-                run.gpu_usage = devices.usage()
-
-    def _read_end(self, run: Run, container: Container) -> None:
-        """Reads the control group while it is still there."""
-        group = container.group()
-        if group is not None:
-            usage = group.usage()
-            peak = max((int(sample.get("pids", 0)) for sample in run.samples), default=None)
-            cpu = None if usage.cpu_s is None else usage.cpu_s - run.cpu_before
-            run.usage = usage.model_copy(
-                update={"cpu_s": cpu, "peak_pids": usage.peak_pids or peak, "samples": run.samples}
-            )
-            run.oom = run.oom or group.oom_kills() > 0
-            run.pids_refused = group.pids_refused()
-        run.oom = run.oom or container.oom_killed()
 
     def _timed(self, run: Run, name: str, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
@@ -552,12 +443,3 @@ def _lifetime(decision: Decision) -> float:
 def _gpu_record(run: Run) -> dict[str, Any]:
     energy = [usage.energy_j for usage in run.gpu_usage if usage.energy_j is not None]
     return {"gpu_seconds": round(run.gpu_seconds, 3), "gpu_energy_j": round(sum(energy), 3) if energy else None}
-
-
-def _less(sample: dict[str, float], cpu: float) -> dict[str, float]:
-    """A sample without the CPU seconds that were used before the run."""
-    return {**sample, "cpu_s": sample["cpu_s"] - cpu} if "cpu_s" in sample else sample
-
-
-def _requested(run: Run) -> dict[str, float]:
-    return {name: limit.requested for name, limit in run.limits.items() if limit.requested is not None}

@@ -15,7 +15,7 @@ import docker.api
 import pytest
 
 from executor import channel, conversation, posture
-from executor import executor as executor_module
+from executor import session as session_module
 from executor.backends import bundle
 from executor.backends.attacks import ASSAULTS as INSIDE
 from executor.backends.attacks import PROBES
@@ -172,14 +172,14 @@ def in_job(change: Callable[[Config], object]) -> Breaker:
     """Breaks what PID 1 is told."""
 
     def breaker(patch: pytest.MonkeyPatch, folder: Path) -> None:
-        real = executor_module.job_of
+        real = session_module.job_of
 
         def broken(*arguments: Any) -> Config:
             job = real(*arguments)
             change(job)
             return job
 
-        patch.setattr(executor_module, "job_of", broken)
+        patch.setattr(session_module, "job_of", broken)
 
     return breaker
 
@@ -336,7 +336,7 @@ SABOTAGE: dict[str, tuple[str, Breaker, list[str]]] = {
     "the clean environment": ("oci+runc", in_job(leaky_environment), ["environment_of_the_host"]),
     "PID 1's empty environment": (
         "docker+runsc",
-        setting(executor_module, "posture_of", None),  # replaced below, with the bootstrap
+        setting(session_module, "posture_of", None),  # replaced below, with the bootstrap
         ["read_pid_1"],
     ),
 }
@@ -350,8 +350,8 @@ def test_breaking_a_protection_lets_an_attack_through(
     backend = backend_of(name, own_state, cpu_image)
     executor, policy = executor_of(backend, own_state)
     breaker(monkeypatch, tmp_path)
-    monkeypatch.setattr(executor_module, "posture_of", lambda *_: Posture({}, {}, []))
-    monkeypatch.setattr(executor_module, "check", lambda *_: None)
+    monkeypatch.setattr(session_module, "posture_of", lambda *_: Posture({}, {}, []))
+    monkeypatch.setattr(session_module, "check", lambda *_: None)
     if protection == "PID 1's empty environment":
         monkeypatch.setattr("executor.backends.base.EMPTIED", channel.LOAD)
     findings = list(run_suite(executor, policy, attacks))
