@@ -18,7 +18,7 @@ from results.dashboard.controls import Process
 from results.dashboard.guard import Access
 from results.store import Store
 from tests.dashboards import HOSTILE, PNG, Controlled, dashboard, executed, made_sprint, metric, swept
-from tests.nvml_machines import GiB, Gpu, Recorded, nvml, uuid
+from tests.nvml_machines import Gpu, Recorded, nvml, uuid
 from tests.test_dashboard import searching, tried
 from tests.test_leases import line, taker
 
@@ -204,7 +204,7 @@ def test_nothing_that_an_experiment_says_runs(page: Page, results: Path) -> None
 
 
 def test_devices_and_their_queue_are_kept_up_to_date(page: Page, results: Path) -> None:
-    machine = Recorded(Gpu(uuid(0), name=HOSTILE[:60], used=3 * GiB), Gpu(uuid(1)))
+    machine = Recorded(Gpu(uuid(0), name=HOSTILE[:60], used=3 << 20), Gpu(uuid(1)))
     gpus = Gpus(nvml(machine), results.parent / "locks")
     with dashboard(results, gpus=lambda: survey(gpus)) as served:
         page.goto(f"{served.url}/gpus")
