@@ -355,9 +355,18 @@ class Executor:
         )
 
     def _in_container(self, run: Run, sink: Sink) -> None:
+        """In the container that waited for it, or in one of its own: also where the first died before PID 1 said that the code
+        runs, and there is nothing outside that it could have reached."""
+        if (warm := self._taken(run)) is not None:
+            self._hold(run, sink, warm)
+            if run.report.started_at is not None or run.decision.network.hosts:
+                return
+            run.failure, run.oom = None, False
+        self._hold(run, sink, None)
+
+    def _hold(self, run: Run, sink: Sink, warm: Warm | None) -> None:
         assert run.image is not None
         began = time.monotonic()
-        warm = self._taken(run)
         container = warm.container if warm else self.backend.create(self._spec(run, run.image))
         try:
             if run.loan is not None:

@@ -83,7 +83,7 @@ def test_a_rerun_goes_on_in_further_containers_with_the_sizes_of_the_recorded_st
 
 def test_a_rerun_shows_code_that_does_not_repeat_itself(tmp_path: Path) -> None:
     with service_with(
-        "import lab, os\nlab.compare(lambda a, s: os.urandom(1)[0] + s / 9, ['a', 'b'], range(7))\n"
+        "import lab, os\nlab.compare(lambda a, s: int.from_bytes(os.urandom(4), 'big') + s / 9, ['a', 'b'], range(7))\n"
     ) as service:
         sprint = run_sprint(service, tmp_path)
     done = labsandbox("rerun", sprint, "--results", str(tmp_path))

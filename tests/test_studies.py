@@ -7,7 +7,7 @@ import pytest
 
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
-from executor.experiment import Experiment, KeptRecord, MetricRecord, Outcome, PlanRecord
+from executor.experiment import Experiment, KeptRecord, MetricRecord, Outcome, PlanRecord, RunRecord
 from orchestrator.local_agents.playbook.goals import read_goal
 from orchestrator.local_agents.playbook.writing import write_experiment
 from policies.audit import AuditLog
@@ -32,10 +32,15 @@ def run_study(goal: str, state: Path, wall: str) -> tuple[Analysis, Recorded]:
     return analyse(sink.records), sink  # type: ignore[arg-type]
 
 
+def confirming(sink: Recorded) -> list[RunRecord]:
+    """The runs that decide; of tuning, and for the noise floor, there may be more."""
+    return [one for one in sink.records if isinstance(one, RunRecord) and one.phase == "confirm"]
+
+
 @pytest.mark.parametrize("goal", EIGHT_FACTORS)
 def test_each_factor_completes_in_little_time_with_an_honest_verdict(goal: str, own_state: Path) -> None:
     study = read_goal(goal)
-    analysis, sink = run_study(goal, own_state, "24s")
+    analysis, sink = run_study(goal, own_state, "45s" if "fp16" in goal else "24s")  # which a CPU has no unit for
     first = next(record for record in sink.records if not isinstance(record, KeptRecord))
     assert isinstance(first, PlanRecord), "the plan stands before anything ran"
     assert [arm.name for arm in analysis.arms] == [arm.name for arm in study.arms]
@@ -70,7 +75,7 @@ def test_checkpointing_saves_memory_and_leaves_the_loss_alone(own_state: Path) -
     off, on = analysis.arms
     assert analysis.verdict.word == "better" and analysis.verdict.arm == "on"
     assert on.mean is not None and off.mean is not None and on.mean < 0.6 * off.mean
-    runs = {(r.seed, r.arm): r.values["val_loss"] for r in sink.records if getattr(r, "type", "") == "run"}  # type: ignore[attr-defined]
+    runs = {(r.seed, r.arm): r.values["val_loss"] for r in confirming(sink)}
     for seed in range(8):
         assert runs[seed, "off"] == pytest.approx(runs[seed, "on"], abs=1e-3)
 
@@ -79,7 +84,7 @@ def test_data_parallel_training_gives_throughput_and_the_same_loss_on_one_and_tw
     analysis, sink = run_study("Compare data-parallel training on 1 vs 2 devices with 2 seeds", own_state, "60s")
     one, two = analysis.arms
     assert (one.ok, two.ok) == (2, 2) and analysis.primary == "samples_per_s"
-    runs = {(r.seed, r.arm): r.values for r in sink.records if getattr(r, "type", "") == "run"}  # type: ignore[attr-defined]
+    runs = {(r.seed, r.arm): r.values for r in confirming(sink)}
     for seed in (0, 1):
         losses = [runs[seed, arm]["val_loss"] for arm in ("1 device", "2 devices")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3), "the devices share one and the same training"

@@ -159,7 +159,7 @@ def test_a_configuration_can_be_run_by_itself(ended: Ended, tmp_path: Path) -> N
 
 
 def test_twenty_trials_survive_kill_9_and_resume(tmp_path: Path) -> None:
-    code, results = written(tmp_path, VALLEYS.replace("PAUSE", "0.02")), tmp_path / "r"
+    code, results = written(tmp_path, VALLEYS.replace("PAUSE", "0.1")), tmp_path / "r"
     words = ["sweep", "--file", code, "--trials", "20", "--parallel", "2", "--confirm", "0"]
     more = ["--backend", "oci", "--cpus", "1", "--results", str(results)]
     first = subprocess.Popen([*COMMAND, *words, *more], stderr=subprocess.PIPE, text=True)
@@ -167,6 +167,7 @@ def test_twenty_trials_survive_kill_9_and_resume(tmp_path: Path) -> None:
     for line in first.stderr:
         if line.startswith("trial 8 "):
             break
+    time.sleep(0.3)  # the next ones are under way by then
     first.kill()
     first.wait()
     folder = only(results)

@@ -236,6 +236,28 @@ def test_one_whose_interpreter_died_while_it_waited_is_not_used(backend: Backend
     assert execution.success and execution.execution_id != warm.id
 
 
+def test_a_run_whose_container_dies_as_it_is_taken_has_one_of_its_own(
+    backend: Backend, own_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Ready(backend, AuditLog(own_state / "audit.jsonl"))
+    executor.warm_up(Experiment(code=""), DEFAULT, Request())
+    executor.wait()
+    usable = Warmed.usable
+
+    def dying(self: Warmed, seconds: float) -> bool:
+        found = usable(self, seconds)
+        self.container.kill()
+        return found
+
+    monkeypatch.setattr(Warmed, "usable", dying)
+    sink = Recorded()
+    execution = Executor.run(executor, Experiment(code="print(1)"), DEFAULT, Request(), sink)
+    executor.pool.close()
+    assert execution.success and sink.stdout == b"1\n", execution.message
+    assert execution.execution_id in {record["execution"] for record in events(own_state, "warm")}
+    assert own_containers(backend) == []
+
+
 def weight(warm: Warmed) -> int:
     """CPU shares, or the weight of version 2, of a container that waits."""
     group = warm.container.group()

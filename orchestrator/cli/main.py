@@ -51,7 +51,7 @@ COMMANDS = {
         "Remove what crashed runs left: containers, unfinished files and downloads, packages unused for a month.",
     ),
     "sprints": ("sprints:app", "Sprints: goals, verdicts and where their results are."),
-    "memory": ("memory:app", "What earlier sprints found: goals, findings with effect sizes, dead ends."),
+    "memory": ("memory:app", "What earlier sprints and sweeps found: goals, findings with effect sizes, dead ends."),
     "policy": ("policy:app", "Policies: what an experiment may use."),
     "audit": ("audit:app", "The audit log of every policy decision, start, limit and end."),
     "images": ("images:app", "The sandbox's images, and the environment of the oci backend."),
