@@ -354,9 +354,12 @@ def test_breaking_a_protection_lets_an_attack_through(
     monkeypatch.setattr(session_module, "check", lambda *_: None)
     if protection == "PID 1's empty environment":
         monkeypatch.setattr("executor.backends.base.EMPTIED", channel.LOAD)
-    findings = list(run_suite(executor, policy, attacks))
-    assert {finding.name for finding in findings} == set(attacks)
-    escaped = {finding.name for finding in findings if not finding.held and "could not be tried" not in finding.detail}
+    for _ in range(3):  # on a busy machine a hog may not get what nobody keeps from it
+        findings = list(run_suite(executor, policy, attacks))
+        assert {finding.name for finding in findings} == set(attacks)
+        escaped = {one.name for one in findings if not one.held and "could not be tried" not in one.detail}
+        if escaped:
+            break
     assert escaped, [f"{finding.name}: {finding.held} {finding.detail}" for finding in findings]
 
 
