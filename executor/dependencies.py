@@ -9,16 +9,12 @@ import hashlib
 import json
 import os
 import re
-import ssl
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import certifi
 
 from executor.errors import PackagesUnavailable, SandboxUnavailable
 from policies.model import Dependencies
@@ -181,6 +177,8 @@ def _download(pins: str, source: _Source, total: int, cache: Path, progress: Pro
 
 def _listed(folder: Path) -> Wheels:
     """Reads only the wheels' names and tables of contents."""
+    import zipfile
+
     files = tuple(sorted(folder.iterdir()))
     lock, unpacked = [], 0
     for path in files:
@@ -253,6 +251,10 @@ def _environment(folder: Path) -> Mapping[str, str]:
 
 def ca_bundle() -> str:
     """A file of the certificate authorities that this host trusts."""
+    import ssl
+
+    import certifi
+
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
 

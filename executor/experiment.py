@@ -14,7 +14,7 @@ SCHEMA = "labsandbox.execution/1"
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Outcome(StrEnum):
@@ -195,7 +195,9 @@ class ParamsRecord(_Data):
 Landmark = PlanRecord | RunRecord | KeptRecord | ParamsRecord
 """The few records between which metrics lie."""
 AnyRecord = MetricRecord | Landmark
-RECORD: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="type")])
+RECORD: TypeAdapter[AnyRecord] = TypeAdapter(
+    Annotated[AnyRecord, Field(discriminator="type")], config=ConfigDict(defer_build=True)
+)
 
 
 class Left(_Data):
@@ -363,7 +365,7 @@ class Execution(_Data):
     gpus: list[str] = []
     audit: AuditRef
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, defer_build=True)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON data, the schema's own names."""

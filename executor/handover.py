@@ -39,7 +39,7 @@ Recipe = Mapping[str, str | None]
 class _Kind(BaseModel):
     """A kind, as it is told."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     limits: Limits
     image: ImageRef
@@ -69,7 +69,7 @@ class _Kind(BaseModel):
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     take: str = ""
     """A kind's key."""

@@ -8,6 +8,8 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,15 +61,25 @@ class SourceReport:
 
 def check_source(code: str) -> SourceReport:
     """Parses `code` in a separate process."""
+    return begin_check(code)()
+
+
+def begin_check(code: str) -> Callable[[], SourceReport]:
+    """Begins `check_source`, and gives what waits for it: there are other things to load meanwhile."""
     size = len(code.encode("utf-8", "surrogatepass"))
     if size > MAX_SOURCE:
-        return _refused(f"the source has {size} bytes, more than the {MAX_SOURCE} that are accepted")
-    said = read_apart(_PARSE, code)
-    if said is None:
-        return _refused("the source cannot be parsed: the parser gave up on it")
-    return SourceReport(
-        said.get("error"), said.get("line"), tuple(said.get("imports", ())), tuple(said.get("needed", ()))
-    )
+        return lambda: _refused(f"the source has {size} bytes, more than the {MAX_SOURCE} that are accepted")
+    reading = _begin(_PARSE, code)
+
+    def report() -> SourceReport:
+        said = reading()
+        if said is None:
+            return _refused("the source cannot be parsed: the parser gave up on it")
+        return SourceReport(
+            said.get("error"), said.get("line"), tuple(said.get("imports", ())), tuple(said.get("needed", ()))
+        )
+
+    return report
 
 
 def read_apart(script: str, code: str) -> dict[str, Any] | None:
@@ -75,19 +87,34 @@ def read_apart(script: str, code: str) -> dict[str, Any] | None:
 
     It runs in a process of its own with little memory and time, without this one's environment.
     """
-    try:
-        done = subprocess.run(
+    return _begin(script, code)()
+
+
+def _begin(script: str, code: str) -> Callable[[], dict[str, Any] | None]:
+    with tempfile.TemporaryFile() as source:  # a file, not a pipe, which somebody would have to stay and fill
+        source.write(code.encode("utf-8", "surrogatepass"))
+        source.seek(0)
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", script],
-            input=code.encode("utf-8", "surrogatepass"),
-            capture_output=True,
-            timeout=2 * _SECONDS,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             preexec_fn=_little,
             env={},
         )
-        said = json.loads(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError):
-        return None
-    return said if isinstance(said, dict) else None
+
+    def wait() -> dict[str, Any] | None:
+        with process:
+            try:
+                out, _ = process.communicate(timeout=2 * _SECONDS)
+                said = json.loads(out) if process.returncode == 0 else None
+            except (subprocess.TimeoutExpired, ValueError):
+                return None
+            finally:
+                process.kill()
+        return said if isinstance(said, dict) else None
+
+    return wait
 
 
 def needed_imports(report: SourceReport) -> tuple[str, ...]:

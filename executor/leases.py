@@ -39,7 +39,7 @@ _Uuid = Annotated[str, Field(pattern=r"^[A-Za-z0-9()/ -]{1,80}$")]
 class Held(BaseModel):
     """What is lent: a device, or an amount of something countable."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     uuid: _Uuid
     share: Annotated[int, Field(ge=0, lt=1 << 60)] | None = None
@@ -49,7 +49,7 @@ class Held(BaseModel):
 class Ticket(BaseModel):
     """What a claim says."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     pid: Annotated[int, Field(ge=0, lt=1 << 32)]
     started: int = 0

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from executor.errors import SandboxUnavailable
 from executor.leases import Asking, Choose, Claim, Held, Lease, Leases, Queue, Turn, Unwanted
 from policies.model import Ceiling
@@ -47,7 +45,7 @@ class Room:
         """This machine's, as far as its ceilings let it be lent."""
         given = [ceiling.runs for ceiling in ceilings if ceiling.runs is not None]
         cores = _OVERLAP * (os.cpu_count() or 1)
-        memory = psutil.virtual_memory().total
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls(
             min((runs.cores for runs in given if runs.cores is not None), default=cores),
             min((runs.memory for runs in given if runs.memory is not None), default=memory),

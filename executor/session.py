@@ -13,7 +13,6 @@ from executor.job import gpu_environment, job_of, library, study_file
 from executor.limits import check, table
 from executor.posture import posture_of, torch_problem
 from executor.run import Run
-from executor.watchdog import INTERVAL, Watchdog
 
 if TYPE_CHECKING:
     from executor.egress import Egress, Resolve
@@ -121,7 +120,14 @@ class Session:
         group = container.group()
         watched = run.decision.watched if run.capabilities.isolation == "kernel" else {}
         pid = container.pid() if watched else None
-        watch = Watchdog(pid, run.decision.limits, watched) if pid is not None else None
+        watch, often = None, TICK
+        if pid is not None:
+            from executor.watchdog import (  # with psutil, which a run whose limits the kernel holds does not need
+                INTERVAL,
+                Watchdog,
+            )
+
+            watch, often = Watchdog(pid, run.decision.limits, watched), INTERVAL
         devices = self._gpus.watch(run.loan, run.decision.limits.gpu_memory, container.id) if run.loan else None
         sampled = 0.0
 
@@ -142,7 +148,7 @@ class Session:
                 sampled = seconds + 0.9 * TICK
 
         every = min(
-            INTERVAL if watch is not None else TICK,
+            often,
             devices.every if devices is not None else TICK,
             _ASKING if run.unwanted is not None else TICK,
         )

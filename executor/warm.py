@@ -19,8 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from executor.backends.base import Backend, Container, ContainerSpec
 from executor.channel import Connection, exchange, frame, opening
 from executor.errors import ExecutorError, InfrastructureError
@@ -313,5 +311,7 @@ class Pool:
 
 
 def _scarce() -> bool:
+    import psutil
+
     memory = psutil.virtual_memory()
     return memory.available < _SCARCE * memory.total

@@ -3,13 +3,13 @@
 import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from executor.backends.base import Backend, Progress
 from executor.backends.oci import RUNTIMES, OciBackend
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
 from executor.places import Places, Room
+from orchestrator.choices import BackendChoice
 from orchestrator.serving import supply
 from policies.audit import AuditLog
 from policies.decision import GPU_WAIT, Request
@@ -19,7 +19,6 @@ from policies.state import audit_path, cache_dir, state_dir
 from sandbox_images.lock import Flavour
 
 GVISOR_RUNTIME = "runsc"
-BackendChoice = Literal["auto", "docker", "oci"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from executor.backends.base import Backend, Progress
 from executor.backends.conformance import Finding, run_suite
 from executor.errors import SandboxUnavailable
 from executor.executor import Executor
-from orchestrator.lab_setup import BackendChoice, every_backend
+from orchestrator.choices import BackendChoice
+from orchestrator.lab_setup import every_backend
 from policies.audit import AuditLog
 from policies.model import load_policy
 from policies.state import audit_path, cache_dir, state_dir

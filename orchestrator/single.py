@@ -1,14 +1,18 @@
 """One experiment without agents, in a folder of its own."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.lab_setup import Lab
-from results.export.live import Following, Note, Tracking
 from results.host import HOST, host_facts
 from results.store import EXECUTION, Store
 from sandbox_images.lock import requirements_text
+
+if TYPE_CHECKING:
+    from results.export.live import Note, Tracking
 
 Watch = Callable[[Sink], Sink]
 """Puts somebody who looks between an execution and its folder."""
@@ -20,16 +24,22 @@ def run_single(
     imports: Iterable[str],
     results: Path,
     watch: Watch,
-    tracking: Tracking | None = None,
-    note: Note = lambda text: None,
+    tracking: "Tracking | None" = None,
+    note: "Note" = lambda text: None,
 ) -> tuple[Execution, Path]:
     """Runs it, and returns its record and its folder. Raises StoreError, and whatever the executor raises."""
     with Store(results).new("exec") as folder:
         folder.write_text("experiment.py", experiment.code)
-        with Following(tracking, folder.path, {}, note) as told:
-            sink = told.attempt(watch(folder), experiment.code)
+        with ExitStack() as stack:
+            sink, told = watch(folder), None
+            if tracking is not None:
+                from results.export.live import Following
+
+                told = stack.enter_context(Following(tracking, folder.path, {}, note))
+                sink = told.attempt(sink, experiment.code)
             execution = lab.executor.run(experiment, lab.policy, lab.request, sink)
-            told.ended(execution)
+            if told is not None:
+                told.ended(execution)
             folder.close()
             folder.write_json(HOST, host_facts())
             folder.write_json(EXECUTION, execution.as_json())

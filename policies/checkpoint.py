@@ -13,9 +13,10 @@ import stat
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _ED25519 = b"\x01"
 _DASH = "\u2014"
@@ -84,6 +85,9 @@ class Checkpoint:
 
     def verify(self, verifier: Verifier) -> None:
         """Raises CheckpointError unless it is of that key's log and carries its signature."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         if self.origin != verifier.name:
             raise CheckpointError(f"the checkpoint is of {self.origin!a}, not of {verifier.name!a}")
         body, _, signatures = self.text.partition("\n\n")
@@ -102,7 +106,7 @@ class Checkpoint:
 class Signer:
     """The log's private key."""
 
-    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, name: str, key: "Ed25519PrivateKey") -> None:
         self._key = key
         self.verifier = Verifier(name, key.public_key().public_bytes_raw())
 
@@ -122,12 +126,16 @@ class Signer:
 
 def new_signer() -> Signer:
     """A new key, named after this machine; only in memory."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     name = "labsandbox.audit/" + (re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "unnamed")
     return Signer(name, Ed25519PrivateKey.generate())
 
 
 def load_signer(path: Path) -> Signer:
     """The key in `path`; the verifier key beside it is made again where it is missing. Raises CheckpointError, OSError."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     mode = path.stat().st_mode
     if stat.S_IMODE(mode) & 0o077:
         raise CheckpointError(

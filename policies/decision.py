@@ -3,20 +3,19 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
 from policies.merge import lowered, stricter
 from policies.model import Ceiling, Dependencies, Gpu, Isolation, Limits, Network, PartialLimits, Policy
 from policies.units import format_seconds
+from sandbox_images.lock import canonical
 
 GPU_WAIT = 600.0
 """Seconds to wait for GPUs, where nobody says otherwise."""
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Request(_Data):
@@ -233,7 +232,9 @@ def _judge_packages(policy: str, terms: Dependencies, wanted: tuple[str, ...]) -
 
 
 def _judge_package(policy: str, terms: Dependencies, text: str) -> Rule:
-    name = canonicalize_name(Requirement(text).name)
+    from packaging.requirements import Requirement
+
+    name = canonical(Requirement(text).name)
     if terms.mode == "deny":
         reason = f"the sandbox does not hold {text!r} and policy {policy} fetches nothing"
         return _deny("dependencies.deny", "dependencies", text, reason)

@@ -140,6 +140,10 @@ class Bench:
         request = Request(limits=PartialLimits.model_validate(limits))
         return self.executor.run(Experiment(code=code), self.policy, request, self.sink)
 
+    def left(self) -> list[str]:
+        """This process's containers that are still there: other tests' processes use the same engine."""
+        return [found.execution_id for found in self.backend.found() if found.owner.pid == os.getpid()]
+
 
 @pytest.fixture
 def bench(backend: Backend, own_state: Path) -> Iterator[Bench]:

@@ -83,7 +83,7 @@ def test_a_hundred_runs_at_once_lose_nothing_and_leave_nothing(bench: Bench) -> 
         thread.join()
     pool.close()
     assert sorted(ended) == sorted((Outcome.COMPLETED, f"{number}\n") for number in range(100))
-    assert bench.backend.found() == [] and places.queue().claims == () and verify(bench.audit.path).ok
+    assert bench.left() == [] and places.queue().claims == () and verify(bench.audit.path).ok
     records = list(bench.audit.records())
     taken = [record["execution"] for record in records if record["event"] == "start"]
     assert len(taken) == len(set(taken)) == 100

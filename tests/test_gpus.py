@@ -378,7 +378,7 @@ def test_the_survey_tells_leases_strangers_and_the_queue_apart(own_state: Path) 
 
 def seen_on(recorded: Recorded, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Result:
     monkeypatch.setattr("orchestrator.cli.gpus.Gpus", lambda: Gpus(nvml(recorded), folder / "locks"))
-    monkeypatch.setattr("orchestrator.cli.gpus.console", Console(width=160, highlight=False, markup=False))
+    monkeypatch.setattr("orchestrator.cli.gpus.console", lambda: Console(width=160, highlight=False, markup=False))
     return CliRunner().invoke(app, ["gpus", *options])
 
 

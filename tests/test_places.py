@@ -263,7 +263,7 @@ def test_runs_that_wait_for_each_other_lose_nothing_and_leave_nothing(room: tupl
         thread.join(120)
     assert sorted(number for _, number in ended) == list(range(12))
     assert {outcome for outcome, _ in ended} == {Outcome.COMPLETED}
-    assert bench.backend.found() == [] and places.queue().claims == () and verify(bench.audit.path).ok
+    assert bench.left() == [] and places.queue().claims == () and verify(bench.audit.path).ok
 
 
 def test_a_run_called_off_while_it_waits_is_cancelled_and_recorded(room: tuple[Bench, Places]) -> None:

@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 from executor.backends.base import GVISOR_FILES, Container, ContainerSpec, Found, Passed, Progress
 from executor.backends.bundle import write_bundle
 from executor.channel import Connection
@@ -341,6 +339,8 @@ def _owner(folder: Path) -> Owner | None:
 
 def _runtime_at_work(folder: Path) -> bool:
     """Whether a runtime that outlived its caller is still making this container: then it is left to the next sweep."""
+    import psutil
+
     return any(str(folder) in (process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
 
 

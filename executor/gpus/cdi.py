@@ -28,7 +28,7 @@ _TYPES = {stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p"}
 class _Part(BaseModel):
     """Fields that this version does not name are kept as they are, and `apply` takes nothing from them."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
 
 class DeviceNode(_Part):

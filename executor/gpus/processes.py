@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 _CONTAINER = re.compile(r"(?<![0-9a-f])([0-9a-f]{64})(?![0-9a-f])|/labsandbox/([0-9a-f]{16})(?![0-9a-f])")
 _COMMAND = 200
 
@@ -22,6 +20,8 @@ class Owner:
 
 def owner_of(pid: int) -> Owner:
     """Looks a process of this pid namespace up. The command is the process's own word, and hostile."""
+    import psutil
+
     try:
         process = psutil.Process(pid)
         user, command = process.username(), " ".join(process.cmdline()) or process.name()

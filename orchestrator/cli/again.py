@@ -51,11 +51,11 @@ def rerun(
         for difference in done.differences:
             table.add_row(*(one_line(text, 160) for text in asdict(difference).values()))
         if done.differences:
-            console.print(table)
+            console().print(table)
         else:
-            console.print("Nothing came out differently.")
+            console().print("Nothing came out differently.")
         if done.trainings:
-            console.print(f"{done.equal} of {done.trainings} trainings have the very same result.")
+            console().print(f"{done.equal} of {done.trainings} trainings have the very same result.")
     raise typer.Exit(exit_status(done.execution.outcome))
 
 
@@ -89,11 +89,11 @@ def replay(
     else:
         if execution is not None:
             show_execution(execution, done.folder)
-        console.print(f"Recorded: {one_line(done.recorded)}", soft_wrap=True)
+        console().print(f"Recorded: {one_line(done.recorded)}", soft_wrap=True)
         ended = {"none": "completed", "unknown": "unknown"}.get(done.fault, f"the {done.fault}'s fault")
-        console.print(f"Here:     {ended}: {one_line(done.why)}", soft_wrap=True)
+        console().print(f"Here:     {ended}: {one_line(done.why)}", soft_wrap=True)
         if done.fault == "none" and done.recorded.startswith("failed"):
-            console.print("So the recorded failure was its environment's, not the code's.", soft_wrap=True)
+            console().print("So the recorded failure was its environment's, not the code's.", soft_wrap=True)
     raise typer.Exit(exit_status(execution.outcome) if execution else 1)
 
 

@@ -40,7 +40,7 @@ def setup(agents: options.Agents = "auto", as_json: options.Json = False) -> Non
         print_json(done)
     else:
         for name, what in done.items():
-            console.print(f"{name}: {'taken by an agent of somebody else' if what == 'taken' else what}")
+            console().print(f"{name}: {'taken by an agent of somebody else' if what == 'taken' else what}")
     raise typer.Exit(INFRASTRUCTURE if "taken" in done.values() else 0)
 
 
@@ -56,7 +56,7 @@ def list_agents(agents: options.Agents = "auto", as_json: options.Json = False) 
     table = Table("agent", "description")
     for agent in found:
         table.add_row(one_line(agent.name), one_line(agent.description))
-    console.print(table)
+    console().print(table)
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An agent's name, as `agents list` shows it.")]
@@ -71,8 +71,8 @@ def show(name: Name, agents: options.Agents = "auto", as_json: options.Json = Fa
     if as_json:
         print_json(agent.model_dump())
         return
-    console.print(f"{one_line(agent.name)}: {one_line(agent.description)}\n", soft_wrap=True)
-    console.print(harmless(agent.prompt if agent.prompt is not None else "(the service does not show its prompt)"))
+    console().print(f"{one_line(agent.name)}: {one_line(agent.description)}\n", soft_wrap=True)
+    console().print(harmless(agent.prompt if agent.prompt is not None else "(the service does not show its prompt)"))
 
 
 @app.command("remove")
@@ -81,7 +81,7 @@ def remove(name: Name, agents: options.Agents = "auto") -> None:
     with connect(Settings.read(note), agents, state_dir()) as connected:
         note(connected.why)
         connected.client.delete(name)
-    console.print(f"{one_line(name)}: removed")
+    console().print(f"{one_line(name)}: removed")
 
 
 @app.command("consult")
@@ -99,10 +99,10 @@ def consult(
         return
     routing = answer.routing
     sure = f", {routing.confidence:.0%} sure" if routing.confidence is not None else ""
-    console.print(f"{one_line(routing.selected_agent)}{sure}: {one_line(routing.reasoning)}", soft_wrap=True)
+    console().print(f"{one_line(routing.selected_agent)}{sure}: {one_line(routing.reasoning)}", soft_wrap=True)
     result = answer.result
     text = result.get("code") or result.get("response") or result if isinstance(result, dict) else result
-    console.print(harmless(str(text)), soft_wrap=True)
+    console().print(harmless(str(text)), soft_wrap=True)
 
 
 @app.command("stats")
@@ -126,7 +126,7 @@ def stats(
         return
     shown = {name.replace("_", " "): value for name, value in account.model_dump().items() if value is not None}
     for name, value in shown.items():
-        console.print(f"{name}: {one_line(str(value))}")
+        console().print(f"{name}: {one_line(str(value))}")
 
 
 @app.command("keygen")
@@ -149,11 +149,11 @@ def keygen(
         print_json({**public, "file": str(out)} if out else {**public, "mnemonic": words})
         return
     for name, value in public.items():
-        console.print(f"{name.replace('_', ' ')}: {value}", soft_wrap=True)
+        console().print(f"{name.replace('_', ' ')}: {value}", soft_wrap=True)
     if out is not None:
-        console.print(f"words: in {out}", soft_wrap=True)
+        console().print(f"words: in {out}", soft_wrap=True)
     else:
-        console.print(f"words: {words}", soft_wrap=True)
+        console().print(f"words: {words}", soft_wrap=True)
         note("this is shown once: whoever has the words has the key")
     note("to sign requests, set LUMENBRIDGE_MNEMONIC to the words")
 
@@ -168,7 +168,7 @@ def keys(
     if forget is not None:
         if not pins.forget(forget):
             raise UsageProblem(f"no key of {forget!r} is pinned")
-        console.print(f"{one_line(forget)}: forgotten")
+        console().print(f"{one_line(forget)}: forgotten")
         return
     found = pins.all()
     if as_json:
@@ -177,7 +177,7 @@ def keys(
     table = Table("service", "agent", "public key")
     for pin in found:
         table.add_row(*(one_line(cell) for cell in pin))
-    console.print(table)
+    console().print(table)
 
 
 @app.command("serve")
@@ -211,7 +211,7 @@ def serve(
         store = AgentStore(local_agents_path(state))
         if not _is_loopback(listener):
             note(f"anybody who reaches {host} can use these agents: the protocol has no passwords")
-        console.print(f"http://{named}:{listener.getsockname()[1]}", soft_wrap=True)
+        console().print(f"http://{named}:{listener.getsockname()[1]}", soft_wrap=True)
         note(f"agents ({engine}), answers signed by {key.address}; Ctrl-C ends it")
         try:
             serve_until_stopped(listener, chosen, store, hosts, key)

@@ -60,7 +60,7 @@ def log(
             record.get("event"),
             what(record),
         )
-        console.print("  ".join(one_line(str(cell)) for cell in cells), soft_wrap=True)
+        console().print("  ".join(one_line(str(cell)) for cell in cells), soft_wrap=True)
 
 
 @app.command("show")
@@ -81,10 +81,10 @@ def show(
         print_json(records)
         return
     for record in records:
-        console.print(f"{record.get('seq')}  {_moment(record)}  {one_line(str(record.get('event')))}", style="bold")
+        console().print(f"{record.get('seq')}  {_moment(record)}  {one_line(str(record.get('event')))}", style="bold")
         rest = {key: value for key, value in record.items() if key not in _SHOWN}
         text = yaml.safe_dump(rest, sort_keys=True, allow_unicode=False, width=110)
-        console.print("\n".join(f"    {line}" for line in harmless(text).splitlines()), soft_wrap=True)
+        console().print("\n".join(f"    {line}" for line in harmless(text).splitlines()), soft_wrap=True)
 
 
 _SHOWN = {"seq", "time", "event", "schema"}
@@ -118,15 +118,15 @@ def _show_verification(found: Verification, against: Path | None) -> None:
     for line in found.notes:
         note(line)
     for line in found.problems:
-        console.print(f"✗ {one_line(line)}", soft_wrap=True)
+        console().print(f"✗ {one_line(line)}", soft_wrap=True)
     if found.ok and found.checkpoint is not None and found.verifier is not None:
-        console.print(
+        console().print(
             f"✓ {found.records} records, as signed by {one_line(found.verifier.name)} "
             f"(root {found.checkpoint.root.hex()[:16]}…)",
             soft_wrap=True,
         )
         if against is not None:
-            console.print("✓ the checkpoint kept elsewhere is of this log")
+            console().print("✓ the checkpoint kept elsewhere is of this log")
         else:
             note("whoever holds the log's key could have written it anew: --against a checkpoint kept elsewhere tells")
 
@@ -137,7 +137,7 @@ def checkpoint(
 ) -> None:
     """Print the newest signed checkpoint, to be kept elsewhere."""
     if show_key:
-        console.print(str(_verifier(None)), soft_wrap=True)
+        console().print(str(_verifier(None)), soft_wrap=True)
         return
     found = verify(audit_path())
     if found.checkpoint is None or not found.ok:
@@ -165,12 +165,12 @@ def check(proof: Annotated[Path, typer.Argument(help="A proof file.")], key: Key
     try:
         record, signed = check_proof(_read(proof), _verifier(key))
     except CheckpointError as error:
-        console.print(f"✗ {one_line(str(error))}", soft_wrap=True)
+        console().print(f"✗ {one_line(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
-    console.print(
+    console().print(
         f"✓ record {record.get('seq')} of {signed.size} in the log {one_line(signed.origin)}:", soft_wrap=True
     )
-    console.print(
+    console().print(
         harmless(yaml.safe_dump(record, sort_keys=True, allow_unicode=False, width=110)).rstrip(), soft_wrap=True
     )
 

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from orchestrator.choices import BackendChoice
 from orchestrator.cli import options
 from orchestrator.cli.status import INFRASTRUCTURE
 from orchestrator.cli.terminal import console, note, one_line, print_json
 from orchestrator.doctor import can_run, examine
-from orchestrator.lab_setup import BackendChoice
 from orchestrator.probe import Probed, attack
 
 
@@ -32,8 +32,8 @@ def doctor(
         for finding in findings:
             mark = {"ok": "✓", "missing": "–", "broken": "✗"}[finding.status]
             table.add_row(mark, finding.name, one_line(finding.detail), finding.remedy)
-        console.print(table)
-        console.print("Experiments can run here." if ready else "No experiment can run here yet.")
+        console().print(table)
+        console().print("Experiments can run here." if ready else "No experiment can run here yet.")
     raise typer.Exit(0 if ready else INFRASTRUCTURE)
 
 
@@ -49,13 +49,13 @@ def _probe(backend: BackendChoice, runtime: str | None, as_json: bool) -> None:
     if as_json:
         print_json([{"backend": row.backend, "runtime": row.runtime, **asdict(row.finding)} for row in rows])
     else:
-        console.print(f"{len(rows) - broken} of {len(rows)} attacks were held.")
+        console().print(f"{len(rows) - broken} of {len(rows)} attacks were held.")
     raise typer.Exit(INFRASTRUCTURE if broken or not rows else 0)
 
 
 def _show(probed: Probed) -> None:
     finding = probed.finding
     mark = "✓" if finding.held else "✗"
-    console.print(f"{mark} {probed.backend}+{probed.runtime} {finding.name}: {finding.promise}", soft_wrap=True)
+    console().print(f"{mark} {probed.backend}+{probed.runtime} {finding.name}: {finding.promise}", soft_wrap=True)
     if not finding.held:
-        console.print(f"    {one_line(finding.detail)}", soft_wrap=True)
+        console().print(f"    {one_line(finding.detail)}", soft_wrap=True)

@@ -3,22 +3,19 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from executor.experiment import Config, Experiment
-from executor.imports import MAX_SOURCE, check_source, needed_imports
+from executor.imports import MAX_SOURCE, begin_check, needed_imports
+from orchestrator.choices import GPU_WAIT
 from orchestrator.cli import options
-from orchestrator.cli.show import show_execution
 from orchestrator.cli.status import exit_status
 from orchestrator.cli.terminal import note, print_json
-from orchestrator.cli.watching import LogPrinter
 from orchestrator.errors import UsageProblem
-from orchestrator.lab_setup import open_lab
-from orchestrator.single import run_single
-from policies.decision import GPU_WAIT
-from sandbox_images.lock import unmet
+
+if TYPE_CHECKING:
+    from executor.experiment import Config
 
 
 def execute(
@@ -50,7 +47,14 @@ def execute(
 ) -> None:
     """Run one Python file in the sandbox."""
     code = read_code(file)
-    report = check_source(code)
+    reading = begin_check(code)
+    # Loading these takes longer than parsing, which goes on meanwhile.
+    from executor.experiment import Experiment
+    from orchestrator.cli.watching import LogPrinter
+    from orchestrator.lab_setup import open_lab
+    from orchestrator.single import run_single
+
+    report = reading()
     if report.error is not None:
         where = f"{file}, line {report.line}" if report.line else file
         raise UsageProblem(f"{where}: {report.error}")
@@ -77,6 +81,8 @@ def execute(
 
         print_json({**execution.as_json(), "extracted": last_values(read_series(folder))})
     else:
+        from orchestrator.cli.show import show_execution
+
         show_execution(execution, folder)
     raise typer.Exit(exit_status(execution.outcome))
 
@@ -96,8 +102,10 @@ def read_code(name: str) -> str:
         raise UsageProblem(f"{name} is not UTF-8 text") from None
 
 
-def read_params(text: str | None) -> Config:
+def read_params(text: str | None) -> "Config":
     """Hyperparameters by name. Raises UsageProblem."""
+    from executor.experiment import Experiment
+
     try:
         return Experiment(code="", params=json.loads(text)).params if text is not None else {}
     except (ValueError, RecursionError):
@@ -114,6 +122,8 @@ def read_requirements(path: Path | None) -> tuple[str, ...]:
         raise UsageProblem(f"{path}: at most 50 requirements of at most 200 characters each")
     if options_line := next((line for line in found if line.startswith("-")), None):
         raise UsageProblem(f"{path}: {options_line!r} is an option of pip, not a requirement")
+    from sandbox_images.lock import unmet
+
     try:
         unmet(found)
     except ValueError as error:

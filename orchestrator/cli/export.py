@@ -47,7 +47,7 @@ def export(
         note(f"{done.unreadable} line(s) hold no record that this version knows, and were left out")
     if done.left_out:
         note(f"{done.left_out} record(s) of further trainings were left out")
-    console.print(f"{folder.id}: {done.records} records, {done.entries} run(s), in {done.where}", soft_wrap=True)
+    console().print(f"{folder.id}: {done.records} records, {done.entries} run(s), in {done.where}", soft_wrap=True)
 
 
 def _sweep(folder: RunFolder, artifacts: bool) -> tuple[dict[str, Any], dict[str, Any]]:

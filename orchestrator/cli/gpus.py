@@ -36,7 +36,7 @@ def gpus(
     elif watch:
         _watch(lent)
     else:
-        console.print(_shown(seen))
+        console().print(_shown(seen))
     raise typer.Exit(INFRASTRUCTURE if seen.problem else 0)
 
 
@@ -48,7 +48,7 @@ def _watch_json(lent: Gpus) -> None:
 
 
 def _watch(lent: Gpus) -> None:
-    with Live(_shown(survey(lent)), console=console, auto_refresh=False) as live:
+    with Live(_shown(survey(lent)), console=console(), auto_refresh=False) as live:
         while True:
             time.sleep(_EVERY)
             live.update(_shown(survey(lent)), refresh=True)

@@ -41,7 +41,7 @@ def build(
     if as_json:
         print_json({"reference": reference, "digest": digest})
     else:
-        console.print(f"{reference} ({digest})", soft_wrap=True)
+        console().print(f"{reference} ({digest})", soft_wrap=True)
 
 
 @app.command("list")
@@ -59,4 +59,4 @@ def list_images(as_json: options.Json = False) -> None:
     for image in found:
         size = format_mib(image["bytes"]) if image["bytes"] is not None else "–"
         table.add_row(image["reference"], image["id"][:19], size, "yes" if image["current"] else "no")
-    console.print(table)
+    console().print(table)

@@ -105,7 +105,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        console.print(f"labsandbox {version('labsandbox')}")
+        console().print(f"labsandbox {version('labsandbox')}")
         raise typer.Exit
 
 

@@ -30,8 +30,8 @@ def search(
         print_json([one.model_dump(mode="json") for one in found])
         return
     for one in found:
-        console.print(f"{one.sprint}  {one_line(one.goal, 160)}", soft_wrap=True)
-        console.print(f"  {_said(one)}", soft_wrap=True)
+        console().print(f"{one.sprint}  {one_line(one.goal, 160)}", soft_wrap=True)
+        console().print(f"  {_said(one)}", soft_wrap=True)
     if not found:
         note("nothing that was found has to do with it")
 
@@ -49,17 +49,17 @@ def show(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    console.print(f"Goal:    {one_line(found.goal, 500)}", soft_wrap=True)
-    console.print(f"Found:   {_said(found)}", soft_wrap=True)
+    console().print(f"Goal:    {one_line(found.goal, 500)}", soft_wrap=True)
+    console().print(f"Found:   {_said(found)}", soft_wrap=True)
     for repair in found.repairs:
-        console.print(f"Repair:  {one_line(repair, 300)}", soft_wrap=True)
+        console().print(f"Repair:  {one_line(repair, 300)}", soft_wrap=True)
     for effect in found.effects:
         told = f"{effect.mean:+.4g} ({effect.low:+.4g} to {effect.high:+.4g}, {effect.pairs} pairs)"
         names = f"{one_line(effect.arm, 60)} − {one_line(effect.baseline, 60)}"
-        console.print(f"Effect:  {names}, {one_line(found.primary, 60)} {told}", soft_wrap=True)
+        console().print(f"Effect:  {names}, {one_line(found.primary, 60)} {told}", soft_wrap=True)
     for setting in found.settings:
         told = ", ".join(f"{name} {value}" for name, value in setting.config.items())
-        console.print(f"Tuned:   {one_line(setting.arm, 60)}: {one_line(told, 200)}", soft_wrap=True)
+        console().print(f"Tuned:   {one_line(setting.arm, 60)}: {one_line(told, 200)}", soft_wrap=True)
 
 
 @app.command("rebuild")

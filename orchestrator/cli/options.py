@@ -1,17 +1,18 @@
 """Options that several commands share, and what they become."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from orchestrator.agents.choice import AgentsChoice
+from orchestrator.choices import BackendChoice
 from orchestrator.errors import UsageProblem
-from orchestrator.lab_setup import BackendChoice, LabOptions
-from policies.model import PartialLimits
-from results.export.destinations import DestinationName, check_installed, check_online
-from results.export.live import Tracking
+from results.export.names import DestinationName
+
+if TYPE_CHECKING:
+    from orchestrator.lab_setup import LabOptions
+    from results.export.live import Tracking
 
 _LIMITS = "Limits, only to tighten"
 _GPUS = "GPUs"
@@ -66,12 +67,15 @@ Online = Annotated[
 ]
 
 
-def tracking(to: DestinationName | None, out: Path | None, online: bool, results: Path) -> Tracking | None:
+def tracking(to: DestinationName | None, out: Path | None, online: bool, results: Path) -> "Tracking | None":
     """Raises ExportError where the tool is not installed, UsageProblem for options without a tool."""
     if to is None:
         if out is not None or online:
             raise UsageProblem("--out and --online belong to --tracker")
         return None
+    from results.export.destinations import check_installed, check_online
+    from results.export.live import Tracking
+
     check_installed(to)
     check_online(to, online)
     return Tracking(to, out or results / "tracking" / to, online)
@@ -79,8 +83,13 @@ def tracking(to: DestinationName | None, out: Path | None, online: bool, results
 
 def lab_options(
     policy: str, backend: BackendChoice, runtime: str | None, image: str | None, gpu_wait: float, **limits: Any
-) -> LabOptions:
+) -> "LabOptions":
     """Raises UsageProblem for a limit that cannot be read."""
+    from pydantic import ValidationError
+
+    from orchestrator.lab_setup import LabOptions
+    from policies.model import PartialLimits
+
     try:
         asked = PartialLimits.model_validate(limits)
     except ValidationError as error:

@@ -24,7 +24,7 @@ def list_policies(as_json: options.Json = False) -> None:
     table = Table("policy", "description")
     for policy in policies:
         table.add_row(policy.name, policy.description)
-    console.print(table)
+    console().print(table)
 
 
 @app.command("show")
@@ -38,7 +38,7 @@ def show_policy(
     if as_json:
         print_json({**shown, "sha256": policy.sha256})
         return
-    console.print(yaml.safe_dump(shown, sort_keys=False).rstrip())
-    console.print(f"# sha256 of the policy itself: {policy.sha256}", soft_wrap=True)
+    console().print(yaml.safe_dump(shown, sort_keys=False).rstrip())
+    console().print(f"# sha256 of the policy itself: {policy.sha256}", soft_wrap=True)
     if here != policy:
-        console.print("# some terms are tightened by this box's ceiling")
+        console().print("# some terms are tightened by this box's ceiling")

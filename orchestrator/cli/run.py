@@ -38,10 +38,10 @@ class _Shown:
     """Progress on standard error."""
 
     def phase(self, name: str, seconds: float) -> None:
-        notes.print(f"\n── {name} (at most {seconds:g} s)", soft_wrap=True)
+        notes().print(f"\n── {name} (at most {seconds:g} s)", soft_wrap=True)
 
     def said(self, agent: str, text: str) -> None:
-        notes.print(f"{agent}: {harmless(text.strip()[:2000])}", soft_wrap=True)
+        notes().print(f"{agent}: {harmless(text.strip()[:2000])}", soft_wrap=True)
 
     def note(self, text: str) -> None:
         note(text)
@@ -132,20 +132,20 @@ def _show(summary: dict[str, Any], results: Path, as_json: bool) -> int:
     if as_json:
         print_json(summary)
     else:
-        notes.print()
-        console.print(f"Goal:      {one_line(summary['goal'])}", soft_wrap=True)
-        console.print(f"Execution: {one_line(ended_of(summary) or 'not run')}", soft_wrap=True)
-        console.print(f"Verdict:   {harmless(str(verdict_of(summary)))}", soft_wrap=True)
+        notes().print()
+        console().print(f"Goal:      {one_line(summary['goal'])}", soft_wrap=True)
+        console().print(f"Execution: {one_line(ended_of(summary) or 'not run')}", soft_wrap=True)
+        console().print(f"Verdict:   {harmless(str(verdict_of(summary)))}", soft_wrap=True)
         validation = part(summary, "validation")
         if extracted := validation.get("extracted"):
-            console.print(f"Metrics:   {one_line(extracted, 1000)}", soft_wrap=True)
+            console().print(f"Metrics:   {one_line(extracted, 1000)}", soft_wrap=True)
         for warning in validation["numbers"]["warnings"]:
-            console.print(f"           note: {harmless(warning)}", soft_wrap=True)
+            console().print(f"           note: {harmless(warning)}", soft_wrap=True)
         if repaired := part(summary, "self_healing").get("attempts"):
-            console.print(f"Attempts:  {len(repaired)} failed; all are in attempts/", soft_wrap=True)
+            console().print(f"Attempts:  {len(repaired)} failed; all are in attempts/", soft_wrap=True)
         if advised := validation.get("recommendation"):
-            console.print(f"Next:      {one_line(advised['goal'])}", soft_wrap=True)
-        console.print(f"Results:   {results / ('sprint_' + summary['sprint_id'])}", soft_wrap=True)
+            console().print(f"Next:      {one_line(advised['goal'])}", soft_wrap=True)
+        console().print(f"Results:   {results / ('sprint_' + summary['sprint_id'])}", soft_wrap=True)
     return exit_status(Outcome(outcome_of(summary) or Outcome.FAILED))
 
 
@@ -167,12 +167,12 @@ def _run_several(
     heed = f"{tracking.to} " if tracking else ""
     lines = [Line(goal, sprint, store.existing(sprint).path, heed=heed) for goal, sprint in made]
     try:
-        with serving(), Live(console=notes, auto_refresh=False) as live:
+        with serving(), Live(console=notes(), auto_refresh=False) as live:
             run_batch(
                 lines,
                 parallel,
                 results,
-                lambda: live.update(_live_table(lines), refresh=notes.is_terminal),
+                lambda: live.update(_live_table(lines), refresh=notes().is_terminal),
                 _tracked(tracking),
             )
     finally:
@@ -183,7 +183,7 @@ def _run_several(
         if as_json:
             print_json(ends)
         else:
-            console.print(_end_table(ends))
+            console().print(_end_table(ends))
     return max((end["status"] for end in ends if end["status"] is not None), key=_badness, default=INFRASTRUCTURE)
 
 

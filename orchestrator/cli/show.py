@@ -62,7 +62,7 @@ def limits_table(execution_limits: dict[str, dict[str, object]]) -> "Table":
 
 def show_table(table: "Table") -> None:
     """To standard output."""
-    console.print(table)
+    console().print(table)
 
 
 def quantity(name: str, value: object) -> str:

@@ -35,7 +35,7 @@ def list_sprints(results: options.Results = Path("results"), as_json: options.Js
     table = Table(Column("sprint", no_wrap=True), "goal", "outcome", "verdict")
     for row in rows:
         table.add_row(*(one_line(str(row[key] or "–"), 160) for key in ("id", "goal", "outcome", "verdict")))
-    console.print(table)
+    console().print(table)
 
 
 @app.command("show")
@@ -53,14 +53,14 @@ def show_sprint(
     if as_json:
         print_json(summary)
         return
-    console.print(f"Goal: {one_line(str(summary.get('goal', 'not recorded')))}", soft_wrap=True)
+    console().print(f"Goal: {one_line(str(summary.get('goal', 'not recorded')))}", soft_wrap=True)
     for title, text in _paragraphs(summary):
-        console.print(f"\n{title}")
-        console.print(harmless(text), soft_wrap=True)
+        console().print(f"\n{title}")
+        console().print(harmless(text), soft_wrap=True)
     limits = execution_of(summary).get("limits")
     if isinstance(limits, dict) and limits:
-        console.print()
-        console.print(limits_table({name: limit for name, limit in limits.items() if isinstance(limit, dict)}))
+        console().print()
+        console().print(limits_table({name: limit for name, limit in limits.items() if isinstance(limit, dict)}))
 
 
 def report(
@@ -71,7 +71,7 @@ def report(
     from results.report.report import write_report
 
     store = Store(results)
-    console.print(write_report(store.existing(sprint), store.summary(sprint), audit_path()), soft_wrap=True)
+    console().print(write_report(store.existing(sprint), store.summary(sprint), audit_path()), soft_wrap=True)
 
 
 def next_goals(
@@ -91,7 +91,7 @@ def next_goals(
     for one in found:
         cells = [one.sprint, one.goal, one.why, *([one.taken or "–"] if every else [])]
         table.add_row(*(one_line(cell, 200) for cell in cells))
-    console.print(table)
+    console().print(table)
 
 
 def _row(store: Store, run: str) -> dict[str, Any]:

@@ -200,14 +200,14 @@ def show_sweep(summary: dict[str, Any], folder: RunFolder) -> None:
     best = summary["best"]
     states = [trial["state"] for trial in summary["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"Trials:    {counts}", soft_wrap=True)
+    console().print(f"Trials:    {counts}", soft_wrap=True)
     if best is not None:
         told = one_line(", ".join(f"{name} {value}" for name, value in best["params"].items()), 300)
         which = f"trial {best['number']}, {one_line(summary['metric'], 60)} {best['value']:.6g}"
-        console.print(f"Best:      {which}, with {told}", soft_wrap=True)
+        console().print(f"Best:      {which}, with {told}", soft_wrap=True)
         for name in summary["at_edge"]:
-            console.print(
+            console().print(
                 f"           note: {one_line(name, 60)} is at an end of its range; a better one may lie beyond"
             )
-    console.print(f"Verdict:   {one_line(summary['verdict'], 600)}", soft_wrap=True)
-    console.print(f"Results:   {folder.path}", soft_wrap=True)
+    console().print(f"Verdict:   {one_line(summary['verdict'], 600)}", soft_wrap=True)
+    console().print(f"Results:   {folder.path}", soft_wrap=True)

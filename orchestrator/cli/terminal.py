@@ -4,12 +4,29 @@ import io
 import json
 import sys
 import unicodedata
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
-console = Console(highlight=False, markup=False, emoji=False)
-notes = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+@cache
+def console() -> "Console":
+    """Standard output. Loading rich takes 20 ms, so that it waits until a command wants it."""
+    return _console(stderr=False)
+
+
+@cache
+def notes() -> "Console":
+    """Standard error."""
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def harmless(text: str) -> str:
@@ -36,7 +53,7 @@ def tolerate_any_encoding() -> None:
 
 def note(text: str) -> None:
     """A line about what is going on, on standard error."""
-    notes.print(one_line(text), soft_wrap=True)
+    print(one_line(text), file=sys.stderr)
 
 
 def print_json(data: Any) -> None:

@@ -66,7 +66,7 @@ def ui(
         )
         shown = socket.gethostname() if address in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
-        console.print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}", soft_wrap=True)
+        console().print(f"http://{shown}:{port}/{f'?token={token}' if token else ''}", soft_wrap=True)
         if token:
             note("whoever has this address can start and stop sprints; it is sent unencrypted: prefer an SSH tunnel")
         note("Ctrl-C ends the dashboard; sprints that run go on")

@@ -33,9 +33,9 @@ def ps(as_json: options.Json = False) -> None:
         print_json(rows)
         return
     if held := upkeep.queue():
-        console.print(held)
+        console().print(held)
     if not rows:
-        console.print("nothing is running")
+        console().print("nothing is running")
         return
     table = Table("execution", "backend", "state", "owner", "at most")
     for row in rows:
@@ -43,7 +43,7 @@ def ps(as_json: options.Json = False) -> None:
         state = "abandoned" if row["abandoned"] else alive if row["running"] else "made"
         owner = f"uid {row['uid']}, pid {row['pid']}"
         table.add_row(str(row["execution"]), str(row["backend"]), state, owner, f"{row['seconds_left']} s more")
-    console.print(table)
+    console().print(table)
 
 
 def kill(
@@ -51,7 +51,7 @@ def kill(
 ) -> None:
     """End a container now; its run is recorded as ended from outside."""
     ended = upkeep.kill(execution)
-    console.print(f"ended {ended.found.execution_id}")
+    console().print(f"ended {ended.found.execution_id}")
 
 
 def gc(results: options.Results = Path("results"), as_json: options.Json = False) -> None:
@@ -61,8 +61,8 @@ def gc(results: options.Results = Path("results"), as_json: options.Json = False
         print_json({"containers": cleared.containers, "paths": [str(path) for path in cleared.paths]})
         return
     for name in cleared.containers:
-        console.print(f"removed container {name}")
+        console().print(f"removed container {name}")
     for path in cleared.paths:
-        console.print(f"removed {path}", soft_wrap=True)
+        console().print(f"removed {path}", soft_wrap=True)
     if not cleared.containers and not cleared.paths:
-        console.print("nothing to remove")
+        console().print("nothing to remove")

@@ -3,12 +3,11 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import Literal
 
 from results.export.csvfiles import CsvFolder
+from results.export.names import DestinationName as DestinationName
 from results.export.tracker import Destination, ExportError
 
-DestinationName = Literal["wandb", "mlflow", "tensorboard", "csv"]
 _NEEDED = {"wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy", "alembic"), "tensorboard": ("tensorboard",)}
 
 

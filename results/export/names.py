@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+from typing import Literal
+
+DestinationName = Literal["wandb", "mlflow", "tensorboard", "csv"]
 
 _MARK = re.compile(r"-(?=0x)")
 _ODD = re.compile(r"[^A-Za-z0-9_. /-]")
