@@ -31,6 +31,7 @@ MAX_REQUESTS = 1000
 """Of one run; those beyond are refused, and counted in one record."""
 WINDOW = 1 << 18
 """Bytes of one tunnel under way in each direction, as in runner.py."""
+_END_SECONDS = 5.0
 _HEAD = 16 * 1024
 _CHUNK = 65536
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -99,10 +100,8 @@ class Egress:
 
     def close(self) -> None:
         """Ends every tunnel, and writes what is missing in the audit log."""
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(timeout=5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._end()))
+        self._thread.join(timeout=2 * _END_SECONDS)
         if not self._thread.is_alive():  # it may hang on a container that does not read, and ends with that
             self._loop.close()
         if self._unrecorded:
@@ -112,7 +111,9 @@ class Egress:
         tasks = [tunnel.task for tunnel in self._tunnels.values() if tunnel.task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_END_SECONDS)
+        self._loop.stop()
 
     def _take(self, kind: bytes, number: int, data: bytes) -> None:
         tunnel = self._tunnels.get(number)
