@@ -111,6 +111,7 @@ def test_a_search_finds_better_settings_and_confirms_them_on_fresh_seeds(ended: 
     assert len(executions) == 8 + 12, "every one in a container of its own"
     assert json.loads((folder / "trials/3/params.json").read_text()) == found["trials"][3]["params"]
     assert "--trials 8" in found["command"] and "'" in found["command"], "as a shell takes it"
+    assert found["host"]["cores"] == os.cpu_count()
 
 
 def test_trials_and_confirmation_run_side_by_side(ended: Ended) -> None:

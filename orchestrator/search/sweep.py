@@ -36,6 +36,7 @@ from policies.model import Limits
 from policies.units import format_bytes
 from results.analysis import analyse
 from results.contrasts import RULE
+from results.host import host_facts
 from results.search_plots import draw_search
 from results.statistics import TOO_LARGE
 from results.store import EXECUTION, RunFolder
@@ -293,6 +294,7 @@ class Sweep:
             "schema": "labsandbox.sweep/1",
             "command": self._spec.command,
             "goal": self._spec.goal,
+            "host": host_facts(),
             "metric": self._search.metric,
             "maximize": self._spec.maximize,
             "space": {name: one.model_dump(exclude_none=True) for name, one in self._search.space.items()},

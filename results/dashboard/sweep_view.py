@@ -9,6 +9,7 @@ from results.dashboard.places import Place, parts, read_json, read_text
 from results.dashboard.study_record import Recorded, recorded
 from results.dashboard.text import digits, line, number
 from results.dashboard.view import Table, arms_of, contrasts_of
+from results.host import host_told
 from results.store import EXECUTION
 
 SUMMARY, SPEC = "sweep_summary.json", "sweep.json"
@@ -156,6 +157,8 @@ def _facts(spec: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[st
     for name, one in list(_object(summary.get("space")).items())[:_MOST_PARAMS]:
         said = ", ".join(f"{line(k, 20)} {line(v, 80)}" for k, v in _object(one).items() if v not in ([], None))
         found.append((f"space of {line(name, 40)}", said))
+    if summary:
+        found.append(("host", line(host_told(summary.get("host")), 400)))
     return found
 
 
