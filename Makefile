@@ -21,7 +21,7 @@ test:
 
 # With PYTHON set, the machine is taken as it is: that Python has labsandbox's packages, and runc is on PATH.
 test-gpu:
-	@test "$(origin PYTHON)" != file || ./setup.sh test
+	@test "$(origin PYTHON)" != file || ./setup.sh test-gpu
 	@$(PYTHON) -m tests.gpu_report
 
 check:

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Brings a Debian machine to where labsandbox can run ("run") or be tested ("test"): system packages, a Docker engine
-# and gVisor for the tests, a virtual environment. What is there already is left alone; without the rights or the package manager
+# Brings a Debian machine to where labsandbox can run ("run") or be tested ("test", or "test-gpu", which leaves a machine with
+# GPUs and its engine as they are): system packages, a Docker engine and gVisor for the tests, a virtual environment. What is there already is left alone; without the rights or the package manager
 # to install what is missing, says exactly what that is and changes nothing.
 set -eu
 cd "$(dirname "$0")"
-purpose=${1:?usage: setup.sh run|test}
+purpose=${1:?usage: setup.sh run|test|test-gpu}
 
 say() { printf 'labsandbox: %s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -123,6 +123,7 @@ PYTHON
 install_python_packages() {
     extras=""
     [ "$purpose" = test ] && extras="[dev,wandb,mlflow,tensorboard]"
+    [ "$purpose" = test-gpu ] && extras="[dev]"
     digest=$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
     stamp=.venv/.ready-$purpose-$digest
     [ -e "$stamp" ] && .venv/bin/python -c '' 2>/dev/null && return 0
@@ -135,6 +136,6 @@ install_python_packages() {
 check_python
 install_packages
 check_python
-[ "$purpose" = run ] || start_engine
-register_gvisor
+[ "$purpose" != test ] || start_engine
+[ "$purpose" = test-gpu ] || register_gvisor
 install_python_packages

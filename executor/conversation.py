@@ -31,12 +31,15 @@ START_GRACE = 60.0
 """Seconds from the container's start until PID 1 speaks, and from "go" until the experiment runs."""
 STOP_GRACE = 2.0
 """Seconds of silence after which a container that was told to stop is killed."""
+GPU_STOP_GRACE = 10.0
+"""The same with GPUs: PID 1 is silent until the driver has let go of what the experiment held on a device."""
 COLLECT_GRACE = 30.0
-"""Seconds in all for sending artifacts back."""
+"""Seconds in all for sending artifacts back; and before that, for what is still in the pipes when it was told to stop."""
 TICK = 1.0
 _EXCERPT = 128 * 1024
 _SLACK = 256 * 1024  # notes and tails that PID 1 adds beyond the output limit
 _MAX_KEPT_RECORDS = 20_000
+_MAX_SKIPPED = 100  # that PID 1 names
 _TIME = struct.Struct(">d")
 
 _ENDS = {"exited", "stopped", "timeout", "output_limit", "metrics_limit"}
@@ -73,7 +76,7 @@ class Report:
     started_at: datetime | None = None
     ended: str = "container_gone"
     """`exited`, `output_limit`, `metrics_limit`, `timeout`, `cancelled`, `watched_memory`, `watched_pids`,
-    `gpu_memory`, or `container_gone`."""
+    `gpu_memory`, `host_memory`, or `container_gone`."""
     returncode: int | None = None
     signal: int | None = None
     run_s: float = 0.0
@@ -97,7 +100,7 @@ class Tunnels(Protocol):
     def feed(self, kind: bytes, payload: bytes) -> None: ...
 
 
-StopReason = Literal["timeout", "cancelled", "watched_memory", "watched_pids", "gpu_memory"]
+StopReason = Literal["timeout", "cancelled", "watched_memory", "watched_pids", "gpu_memory", "host_memory"]
 
 
 class Conversation:
@@ -115,7 +118,7 @@ class Conversation:
         self._digest = sha256()
         self._file_bytes = 0
         self._stopping: str | None = None
-        self._started = 0.0
+        self._started = self._stopped = 0.0
         self._over: float | None = None
 
     def go(self, assignment: Iterable[bytes]) -> None:
@@ -168,7 +171,8 @@ class Conversation:
         if self._stopping is None:
             self._stopping = reason
             self.report.ended = reason
-            self.report.run_s = time.monotonic() - self._started
+            self._stopped = time.monotonic()
+            self.report.run_s = self._stopped - self._started
             try:
                 self._channel.send(frame(b"K"))
             except ChannelError:
@@ -178,7 +182,9 @@ class Conversation:
         if self._over is not None:
             return self._over + COLLECT_GRACE
         if self._stopping is not None:
-            return heard + STOP_GRACE
+            # Were every frame to put it off, the clock would be PID 1's and not ours.
+            grace = GPU_STOP_GRACE if self._limits.gpus else STOP_GRACE
+            return min(heard + grace, self._stopped + COLLECT_GRACE)
         return self._started + self._limits.wall
 
     def _take(self, kind: bytes, payload: bytes) -> bool:
@@ -210,7 +216,7 @@ class Conversation:
         self._sink.log(stream, data)
 
     def _record(self, payload: bytes) -> None:
-        self._metric_bytes += len(payload) - 8
+        self._metric_bytes += max(1, len(payload) - 8)  # the time stamp is no cost of the experiment's
         if self._metric_bytes > self._limits.metrics:
             raise ChannelError("the container sent more metrics than its limit")
         record = parse_record(payload)
@@ -246,7 +252,7 @@ class Conversation:
             writer.commit()
         except (IsADirectoryError, NotADirectoryError):
             self.abandon_artifact()
-            self.report.skipped.append(f"{self._name}: another artifact has that name")
+            self._skip(f"{self._name}: another artifact has that name")
             return
         self._writer = None
         digest = self._digest.hexdigest()
@@ -259,13 +265,13 @@ class Conversation:
         if len(self.report.artifacts) >= self._limits.artifact_files:
             raise ChannelError("the container sent more artifacts than its limit")
         if name is None or any(artifact.name == name for artifact in self.report.artifacts):
-            self.report.skipped.append(f"{raw_name[:200]!a}: a name that no artifact may have")
+            self._skip(f"{raw_name[:200]!a}: a name that no artifact may have")
             return
         try:
             self._writer = self._sink.artifact(name)
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
             # Two hostile names can come to mean one file, or a file and a folder.
-            self.report.skipped.append(f"{name}: another artifact has that name")
+            self._skip(f"{name}: another artifact has that name")
             return
         self._digest, self._file_bytes = sha256(), 0
 
@@ -278,22 +284,28 @@ class Conversation:
     def _note_skipped(self, said: dict[str, Any]) -> None:
         first = said.get("first") or []
         if not isinstance(first, list):
-            raise ChannelError("the container's word on what it skipped makes no sense")
-        for entry in first[:100]:
+            raise ChannelError("the container's list of what it skipped is malformed")
+        for entry in first[:_MAX_SKIPPED]:
             if not isinstance(entry, list) or len(entry) != 2:
-                raise ChannelError("the container's word on what it skipped makes no sense")
+                raise ChannelError("the container's list of what it skipped is malformed")
             name, reason = (str(part) for part in entry)
-            self.report.skipped.append(f"{safe_name(name) or ascii(name[:200])}: {ascii(reason[:100])[1:-1]}")
+            self._skip(f"{safe_name(name) or ascii(name[:200])}: {ascii(reason[:100])[1:-1]}")
         more = int(_number(said.get("skipped"))) - len(first)
         if more > 0:
-            self.report.skipped.append(f"and {more} more")
+            self._skip(f"and {more} more")
+
+    def _skip(self, text: str) -> None:
+        if len(self.report.skipped) > self._limits.artifact_files + _MAX_SKIPPED:
+            raise ChannelError("the container sent more artifacts than its limit")
+        self.report.skipped.append(text)
 
     def _end(self, said: dict[str, Any]) -> None:
         """The experiment's process is over."""
         report = self.report
         ended = said.get("ended")
-        if not isinstance(ended, str) or ended not in _ENDS:
-            raise ChannelError("the container's word on the experiment's end makes no sense")
+        # It ends once: a second end would start the clock of collecting anew.
+        if self._over is not None or not isinstance(ended, str) or ended not in _ENDS:
+            raise ChannelError("the container's word on the experiment's end is malformed")
         now = time.monotonic()
         if self._stopping is None:
             report.run_s = min(_number(said.get("run_s")), now - self._started)
@@ -353,7 +365,7 @@ def _json(payload: bytes) -> dict[str, Any]:
 def _number(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 62:
         return float(value)
-    raise ChannelError("the container sent a number that makes no sense")
+    raise ChannelError("the container sent a number that is malformed")
 
 
 def _status(value: object) -> int | None:

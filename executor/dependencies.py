@@ -4,6 +4,7 @@ No build step ever runs here: uv resolves with `--no-build`, pip downloads with 
 What the sandbox's environment holds already is pinned and not fetched again.
 """
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from executor.errors import PackagesUnavailable, SandboxUnavailable
 from policies.model import Dependencies
 from policies.units import format_bytes
-from sandbox_images.lock import locked
+from sandbox_images.lock import Flavour, locked
 from sandbox_images.wheels import exclusive, scratch
 
 _RESOLVE_SECONDS, _FETCH_SECONDS = 60.0, 600.0
@@ -28,6 +29,9 @@ _FRESH_SECONDS = 24 * 3600.0
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+!-]*\.whl")
 _PIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+(?: ;[^@]*)?|--hash=sha256:[0-9a-f]{64})(?: \\)?|")
 _MAX_ENTRIES = 1 << 16
+_SECTIONS = (":env:", "download", "install", "global")
+"""Of pip's settings, the weightiest first: a command's own weigh more than those of all, and the environment most (pip's user
+guide, "Precedence / Override order"). What somebody has set for installing is meant for what is fetched here, too."""
 _PAGE = 4096
 
 Progress = Callable[[str], None]
@@ -48,8 +52,10 @@ class Wheels:
         return sum(path.stat().st_size for path in self.files)
 
 
-def fetch(requirements: Iterable[str], terms: Dependencies, cache: Path, progress: Progress) -> Wheels:
-    """The wheels that `requirements` need beyond what the sandbox holds.
+def fetch(
+    requirements: Iterable[str], terms: Dependencies, cache: Path, progress: Progress, flavour: Flavour
+) -> Wheels:
+    """The wheels that `requirements` need beyond what a sandbox of that flavour holds.
 
     Raises PackagesUnavailable when there are none that fit (unknown, only as source, conflicting, too large), and
     SandboxUnavailable when the index cannot be reached.
@@ -58,7 +64,7 @@ def fetch(requirements: Iterable[str], terms: Dependencies, cache: Path, progres
     if not wanted:
         return Wheels()
     source = _Source.of(terms.index)
-    pins = _resolve(wanted, source, cache, progress)
+    pins = _resolve(wanted, locked(flavour), source, cache, progress)
     if not pins.strip():
         return Wheels()
     _check_pins(pins)
@@ -82,15 +88,19 @@ class _Source:
         said = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=_RESOLVE_SECONDS
         )
-        settings: dict[str, list[str]] = {}
-        for line in said.stdout.splitlines():
-            key, _, value = line.partition("=")
-            settings[key.rpartition(".")[2]] = value.strip("'\"").split()
-        return cls(
-            next(iter(settings.get("index-url", [])), None),
-            tuple(settings.get("extra-index-url", ())),
-            tuple(settings.get("find-links", ())),
-        )
+        return cls.configured(said.stdout)
+
+    @classmethod
+    def configured(cls, listed: str) -> "_Source":
+        """What `pip config list` tells: sorted lines of `section.name=value`, the value as Python writes it."""
+        said = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+
+        def words(name: str) -> tuple[str, ...]:
+            each = (said.get(f"{section}.{name}", "''") for section in _SECTIONS)
+            # An empty value says nothing, as for pip.
+            return next((found for value in each if (found := tuple(ast.literal_eval(value).split()))), ())
+
+        return cls(next(iter(words("index-url")), None), words("extra-index-url"), words("find-links"))
 
     def options(self) -> list[str]:
         """Options that uv and pip share."""
@@ -106,10 +116,9 @@ def _there(location: str) -> bool:
     return not path.startswith("/") or Path(path).exists()
 
 
-def _resolve(wanted: list[str], source: _Source, cache: Path, progress: Progress) -> str:
-    """Pinned requirements with hashes, less what the sandbox holds; kept for a day."""
-    pins = locked()
-    key = json.dumps([wanted, pins, source.options(), sys.version_info[:2]])
+def _resolve(wanted: list[str], held: Mapping[str, str], source: _Source, cache: Path, progress: Progress) -> str:
+    """Pinned requirements with hashes, less what the sandbox holds (name → version); kept for a day."""
+    key = json.dumps([wanted, held, source.options(), sys.version_info[:2]])
     kept = cache / "resolved" / hashlib.sha256(key.encode()).hexdigest()[:32]
     with contextlib.suppress(OSError):
         if 0 <= time.time() - kept.stat().st_mtime < _FRESH_SECONDS:
@@ -117,12 +126,12 @@ def _resolve(wanted: list[str], source: _Source, cache: Path, progress: Progress
     progress(f"resolving {', '.join(wanted)}")
     with exclusive(kept), scratch(kept) as folder:
         (folder / "wanted.in").write_text("".join(f"{line}\n" for line in wanted))
-        (folder / "held.txt").write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
-        (folder / "uv.toml").write_text("".join(map(_without_dependencies, pins.items())))
+        (folder / "held.txt").write_text("".join(f"{name}=={version}\n" for name, version in held.items()))
+        (folder / "uv.toml").write_text("".join(map(_without_dependencies, held.items())))
         command = ["pip", "compile", "wanted.in", "--config-file", "uv.toml", "--constraints", "held.txt"]
         command += ["--no-build", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
         command += ["--python-version", "{}.{}".format(*sys.version_info), "--output-file", "pins.txt"]
-        command += [word for name in pins for word in ("--no-emit-package", name)]
+        command += [word for name in held for word in ("--no-emit-package", name)]
         _run([_uv(), *command, *source.options()], folder, _RESOLVE_SECONDS, wanted)
         (folder / "pins.txt").rename(kept)
     return kept.read_text()
@@ -144,9 +153,9 @@ def _uv() -> str:
     return str(find_uv_bin())
 
 
-def _without_dependencies(held: tuple[str, str]) -> str:
+def _without_dependencies(pin: tuple[str, str]) -> str:
     """What the sandbox holds it holds whole: its own dependencies (of torch, gigabytes) are not asked for."""
-    name, version = held
+    name, version = pin
     return f'[[dependency-metadata]]\nname = "{name}"\nversion = "{version}"\nrequires-dist = []\n'
 
 

@@ -29,6 +29,8 @@ VERDICT_SECONDS = 5.0
 """No verdict within this time is a refusal."""
 MAX_REQUESTS = 1000
 """Of one run; those beyond are refused, and counted in one record."""
+MAX_TUNNELS = 128
+"""At once; our PID 1 opens 32, and may hear later than the host that one has ended."""
 WINDOW = 1 << 18
 """Bytes of one tunnel under way in each direction, as in runner.py."""
 _END_SECONDS = 5.0
@@ -85,17 +87,22 @@ class Egress:
         self._resolve = resolve or system_resolver
         self._tunnels: dict[int, Tunnel] = {}
         self._last = self._unrecorded = 0
+        self._fed = self._taken = 0
+        """Bytes, each counted by one thread alone: what is between them waits for the loop."""
         self.failed: str | None = None
-        """Why requests can no more be recorded; from then on none is let through, and the run must end."""
+        """Why none is let through any more, and the run must end: requests cannot be recorded, or PID 1 ignores the window."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="egress", daemon=True)
         self._thread.start()
 
     def feed(self, kind: bytes, payload: bytes) -> None:
-        """A frame of the container's about a tunnel. Raises ChannelError for one that makes no sense."""
+        """A frame of the container's about a tunnel. Raises ChannelError for one that is malformed."""
         if len(payload) < 4 or (kind == b"U" and len(payload) != 8):
-            raise ChannelError("the container sent a tunnel frame that makes no sense")
+            raise ChannelError("the container sent a tunnel frame that is malformed")
         (number,) = struct.unpack_from(">I", payload)
+        self._fed += len(payload)
+        if self._fed - self._taken > MAX_TUNNELS * WINDOW:
+            raise ChannelError("the container sent more into its tunnels than their windows")
         self._loop.call_soon_threadsafe(self._take, kind, number, payload[4:])
 
     def close(self) -> None:
@@ -116,7 +123,11 @@ class Egress:
         self._loop.stop()
 
     def _take(self, kind: bytes, number: int, data: bytes) -> None:
+        self._taken += 4 + len(data)
         tunnel = self._tunnels.get(number)
+        if tunnel is None and len(self._tunnels) == MAX_TUNNELS:
+            self.failed = "the container opened more tunnels at once than it may"
+            return
         if tunnel is None:
             if kind != b"T" or not data or number <= self._last:
                 return  # what was still on its way when its tunnel ended
@@ -124,7 +135,10 @@ class Egress:
             tunnel = self._tunnels[number] = Tunnel(number, self._channel)
             serve = self._serve if number <= MAX_REQUESTS else self._turn_away
             tunnel.task = self._loop.create_task(serve(tunnel))
-        tunnel.hear(kind, data)
+        try:
+            tunnel.hear(kind, data)
+        except ChannelError as error:
+            self.failed = str(error)
 
     async def _turn_away(self, tunnel: "Tunnel") -> None:
         """A run that asks without end shall not fill the audit log: these are counted."""
@@ -206,7 +220,7 @@ class Egress:
         """The audit record is there before the first packet."""
         self._note(request, allow=True, rule="network.allowlist", reason="listed")
         if self.failed is not None:
-            raise Refused("network.audit", "the audit log cannot be written")
+            raise Refused("network.failed", "nothing is let through any more")
         return await asyncio.open_connection(request.address, request.port)
 
     async def _pass_on(self, tunnel: "Tunnel", request: Request, proxied: "Proxied") -> None:
@@ -256,13 +270,17 @@ class Tunnel:
         self._channel = channel
         self._id = struct.pack(">I", number)
         self._incoming = asyncio.StreamReader()
-        self._under_way = 0
+        self._unread = self._under_way = 0
         self._room = asyncio.Event()
         self._room.set()
 
     def hear(self, kind: bytes, data: bytes) -> None:
-        """A frame of the container's."""
+        """A frame of the container's. Raises ChannelError for bytes beyond the window, and keeps none of them."""
         if kind == b"T" and data:
+            # Our PID 1 waits for its credit; a stream without a transport would take whatever comes.
+            if self._unread + len(data) > WINDOW:
+                raise ChannelError("the container sent more into a tunnel than its window")
+            self._unread += len(data)
             self._incoming.feed_data(data)
         elif kind == b"T":
             self._incoming.feed_eof()
@@ -278,6 +296,7 @@ class Tunnel:
         """What came; b"" at the end. Reading gives the container room for more."""
         data = await self._incoming.read(_CHUNK)
         if data:
+            self._unread -= len(data)
             self._channel.send(frame(b"U", self._id + struct.pack(">I", len(data))))
         return data
 

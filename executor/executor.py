@@ -312,7 +312,8 @@ class Executor:
         run.image = self._image = self.backend.prepare(self._progress)
         if not run.packages:
             return
-        run.wheels = fetch(run.packages, run.decision.dependencies, self._cache, self._progress)
+        terms = run.decision.dependencies
+        run.wheels = fetch(run.packages, terms, self._cache, self._progress, self.backend.flavour)
         self._note(
             run, "dependencies", required=list(run.packages), wheels=list(run.wheels.lock), bytes=run.wheels.bytes
         )

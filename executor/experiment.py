@@ -53,12 +53,16 @@ def _json_number(value: float) -> float | str:
 
 
 Number = Annotated[float, BeforeValidator(_number), PlainSerializer(_json_number, when_used="json")]
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-Values = Annotated[dict[Name, Number], Field(max_length=64)]
+# Bounds of a metric record. results/series.py, which reads the same lines in a faster way, takes them from here.
+MAX_NAME = 128
+MAX_VALUES = 64
+LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**63 - 1
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+Values = Annotated[dict[Name, Number], Field(max_length=MAX_VALUES)]
 Phase = Literal["tune", "confirm", "noise"]
 # A hyperparameter as recorded: a number, a word, a switch.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Whole = Annotated[int, Field(ge=LEAST_WHOLE, le=MOST_WHOLE)]
 Setting = Annotated[str, Field(max_length=256)] | bool | Whole | Finite | None
 Config = Annotated[dict[Name, Setting], Field(max_length=64)]
 TunedName = Annotated[str, Field(min_length=1, max_length=258)]

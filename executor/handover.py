@@ -1,8 +1,8 @@
 """Containers that wait in one process and run for another: a service's pool, for the same user's other processes.
 
 On a Unix socket that only its user can reach: a connection is one request, a line of JSON, and one answer, another, with
-descriptors where a container comes along (SCM_RIGHTS, unix(7)). The service watches over a container that it gave away for as
-long as that connection stands: with whoever took it, the container ends.
+descriptors where a container comes along (SCM_RIGHTS, unix(7)). Whoever can go on with it says so by a byte, and the service
+watches over it for as long as that connection stands: with whoever took it, the container ends. One that nobody took served no run.
 """
 
 import contextlib
@@ -31,6 +31,8 @@ _TIMEOUT = 5.0
 """Seconds for a request or an answer; what comes later is no gain."""
 _BREATH = 0.1
 """Seconds until the next attempt to take a request, where one failed."""
+_TAKEN = b"+"
+"""What a client says that can go on with the container it was given."""
 _CREDENTIALS = struct.Struct("3i")
 
 Recipe = Mapping[str, str | None]
@@ -160,18 +162,24 @@ class PoolServer:
         self._pool.keep(told.kind(), backend, request.terms, request.seconds)
 
     def _give(self, connection: socket.socket, warm: Warm) -> None:
-        given = _Given(
-            id=warm.id, container=warm.container.id, greeting=warm.greeting, image=warm.image, until=warm.until
-        )
+        taken = False
         try:
+            given = _Given(
+                id=warm.id, container=warm.container.id, greeting=warm.greeting, image=warm.image, until=warm.until
+            )
             payload = given.model_dump_json().encode() + b"\n"
             sent = socket.send_fds(connection, [payload], warm.connection.descriptors())
             connection.sendall(payload[sent:])
             warm.connection.release()
             connection.settimeout(None)
-            connection.recv(1)  # the other end is closed when the run is over, or its process
+            taken = connection.recv(1) == _TAKEN
+            if taken:
+                connection.recv(1)  # the other end is closed when the run is over, or its process
         finally:
-            warm.container.destroy()
+            if taken:
+                warm.container.destroy()
+            else:
+                self._pool.end(warm)
 
 
 class RemotePool:
@@ -202,6 +210,8 @@ class RemotePool:
                 os.close(descriptor)
             connection.close()
             return None
+        with contextlib.suppress(OSError):  # a service that is gone need not know
+            connection.sendall(_TAKEN)
         return Warm(given.id, container, streams, given.greeting, given.image, given.until, connection)
 
     def keep(self, kind: Kind, backend: Backend, terms: Terms, seconds: float) -> None:

@@ -5,7 +5,6 @@ all memory by text that was written for it (see the warning at `ast.parse` in th
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,15 @@ _SECONDS = 10
 _MEMORY = 1 << 30
 MAX_SOURCE = 1 << 20
 """Bytes of source that are accepted."""
+
+# At the head of what runs there, before it reads anything: `preexec_fn` would run Python between fork and exec, where a lock that
+# another thread of ours held at that moment stays locked (see the warning in the documentation of subprocess).
+_LIMITS = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({_MEMORY}, {_MEMORY}))
+resource.setrlimit(resource.RLIMIT_CPU, ({_SECONDS}, {_SECONDS}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+"""
 
 _PARSE = """
 import ast, json, sys, warnings
@@ -95,11 +103,10 @@ def _begin(script: str, code: str) -> Callable[[], dict[str, Any] | None]:
         source.write(code.encode("utf-8", "surrogatepass"))
         source.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", script],
+            [sys.executable, "-I", "-S", "-c", _LIMITS + script],
             stdin=source,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_little,
             env={},
         )
 
@@ -124,9 +131,3 @@ def needed_imports(report: SourceReport) -> tuple[str, ...]:
 
 def _refused(reason: str) -> SourceReport:
     return SourceReport(reason, None, ())
-
-
-def _little() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -42,6 +42,7 @@ def job_of(
             "LAB_SEED": str(experiment.seed),
             "MPLBACKEND": "Agg",
             "MPLCONFIGDIR": "/tmp",
+            "NCCL_CUMEM_HOST_ENABLE": "0",  # it asks for memory policies, which are refused inside
             "NCCL_IB_DISABLE": "1",
             "NCCL_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": str(max(1, int(limits.cpus))),

@@ -73,6 +73,7 @@ _LIMIT_OF_END = {
     "metrics_limit": "metrics",
     "watched_memory": "memory",
     "watched_pids": "pids",
+    "host_memory": "memory",
     "gpu_memory": "gpu_memory",
 }
 

@@ -55,6 +55,7 @@ WHEELS, PACKAGES = "/run/labsandbox/wheels", "/run/packages"
 RELAY = ("127.0.0.1", 3128)
 TUNNELS = 32  # at once
 NVIDIA, LIBRARIES = "/dev/nvidiactl", "/run/nvidia/lib"
+HOOKS = "nvidia-ctk-hook"
 WINDOW = 1 << 18  # bytes of one tunnel under way in each direction
 SCRIPT = WORKSPACE + "/experiment.py"
 AHEAD = "from lab_ahead import wait; wait(%d, %d)"  # what runs in an interpreter that was started ahead of its code
@@ -422,11 +423,12 @@ class Run:
             self.ended = self.ended or "output_limit"
 
     def pass_records(self, data: bytes) -> None:
-        if len(data) > self.metrics_left:
+        # Nothing is taken after a gap: the two ends of a record would be one that nobody wrote.
+        taken = data[: self.metrics_left]
+        self.metrics_left -= len(taken)
+        self.records.feed(taken)
+        if len(taken) < len(data):
             self.ended = self.ended or "metrics_limit"
-            return
-        self.metrics_left -= len(data)
-        self.records.feed(data)
 
     def reap(self) -> None:
         while True:
@@ -742,9 +744,17 @@ def exit_of(status: int | None) -> dict[str, int | None]:
     }
 
 
+def close_hooks_folders() -> None:
+    """NVIDIA's hooks of an engine mount folders for themselves, in which everybody may write."""
+    for name in os.listdir("/run"):
+        if name.startswith(HOOKS):
+            os.chmod("/run/" + name, 0o555)
+
+
 def main() -> None:
     prctl(PR_SET_DUMPABLE, 0)
     os.umask(0o022)
+    close_hooks_folders()
     send_json(b"H", facts())
     job, ahead = receive_job()
     if not job:

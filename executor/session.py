@@ -142,6 +142,8 @@ class Session:
                 talk.stop(reason)
             if devices is not None and devices.look(seconds):
                 talk.stop("gpu_memory")
+            if devices is not None and devices.machine_is_short():
+                talk.stop("host_memory")
             if group is not None and seconds >= sampled and len(run.samples) < _MAX_SAMPLES:
                 run.samples.append({"t": round(seconds, 3), **_less(group.sample(), run.cpu_before)})
                 run.oom = run.oom or group.oom_kills() > 0

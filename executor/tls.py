@@ -72,10 +72,10 @@ def _name(hello: bytes) -> str | None:
             return None
         kind, length = struct.unpack_from(">BH", names[0], 2)
         if kind != 0 or len(names[0]) != 5 + length:
-            raise HelloError("the ClientHello's server name makes no sense")
+            raise HelloError("the ClientHello's server name is malformed")
         return names[0][5:].decode("ascii").lower().removesuffix(".")
     except (struct.error, IndexError, UnicodeDecodeError):
-        raise HelloError("the ClientHello makes no sense") from None
+        raise HelloError("the ClientHello is malformed") from None
 
 
 def _extensions(hello: bytes) -> list[tuple[int, bytes]]:
@@ -86,7 +86,7 @@ def _extensions(hello: bytes) -> list[tuple[int, bytes]]:
     end = at + 2 + struct.unpack_from(">H", hello, at)[0]
     at += 2
     if end != len(hello):
-        raise HelloError("the ClientHello's length makes no sense")
+        raise HelloError("the ClientHello's length is malformed")
     found = []
     while at < end:
         kind, length = struct.unpack_from(">HH", hello, at)

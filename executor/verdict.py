@@ -29,6 +29,11 @@ def judge(report: Report, oom: bool, crowded: bool, failure: str | None, limits:
         return Outcome.OUTPUT_LIMIT, f"ended at the metrics limit of {format_bytes(limits.metrics)}"
     if report.ended == "watched_memory":
         return Outcome.OOM, f"ended by the host's watch at the memory limit of {format_bytes(limits.memory)}"
+    if report.ended == "host_memory":
+        return (
+            Outcome.OOM,
+            "ended by the host's watch: the machine had next to no memory left, and runs with GPUs end first",
+        )
     if report.ended == "watched_pids":
         return Outcome.FAILED, f"ended by the host's watch at its limit of {limits.pids} processes"
     if report.ended == "gpu_memory":

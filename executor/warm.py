@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import sha256
@@ -205,7 +205,13 @@ class Pool:
                     unusable.append(warm)
                 return None
         finally:
-            self._end(unusable)
+            self.end(*unusable)
+
+    def end(self, *unused: Warm) -> None:
+        """Ends containers that no run had and none will have, and puts that on record."""
+        for warm in unused:
+            warm.destroy()
+            self._note_end(warm.id)
 
     def keep(self, kind: Kind, backend: Backend, terms: Terms, seconds: float) -> None:
         """From now on some of that kind wait, until none was asked for in the time of the terms."""
@@ -277,11 +283,6 @@ class Pool:
             self._note_end(execution)
             raise
 
-    def _end(self, unused: Iterable[Warm]) -> None:
-        for warm in unused:
-            warm.destroy()
-            self._note_end(warm.id)
-
     def _note_end(self, execution: str) -> None:
         with contextlib.suppress(AuditError, OSError):  # whoever asks for the next one hears of it
             self._audit.append("warm-end", execution=execution)
@@ -307,7 +308,7 @@ class Pool:
         with self._changed:
             shelves = [self._shelves.pop(kind) for kind in kinds]
         for shelf in shelves:
-            self._end(shelf.waiting)
+            self.end(*shelf.waiting)
 
 
 def _scarce() -> bool:

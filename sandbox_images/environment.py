@@ -39,7 +39,7 @@ def environment(cache: Path, progress: Progress, flavour: Flavour = "cpu") -> En
 def users_environment(folder: Path) -> Environment:
     """An environment that somebody else made: a virtual one, or an interpreter's prefix (conda). Nothing in it is run.
 
-    Raises BuildError where there is no Python in it.
+    Raises BuildError where there is no Python in it, or where its interpreter's prefix is the whole file system.
     """
     path = folder.expanduser().absolute()
     if not (path / "bin/python3").exists():
@@ -49,11 +49,15 @@ def users_environment(folder: Path) -> Environment:
         for line in (path / "pyvenv.cfg").read_text().splitlines():
             name, _, value = line.partition("=")
             if name.strip() == "home":
-                base = Path(value.strip()).parent
+                base = Path(value.strip()).resolve().parent  # /bin may be a link to /usr/bin
+    if (base := base.resolve()) == Path("/"):
+        raise BuildError(
+            f"the interpreter of {path} has the whole file system for its prefix, which no container may see"
+        )
     packages = hashlib.sha256()
     for record in sorted(path.glob("lib/python3*/site-packages/*.dist-info/RECORD")):
         packages.update(f"{record.parent.name} {hashlib.sha256(record.read_bytes()).hexdigest()}\n".encode())
-    return Environment(path, base.resolve(), f"sha256:{packages.hexdigest()}")
+    return Environment(path, base, f"sha256:{packages.hexdigest()}")
 
 
 def built_environments(cache: Path) -> list[dict[str, Any]]:

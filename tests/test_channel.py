@@ -17,6 +17,7 @@ from executor.conversation import Conversation, Excerpt, parse_record
 from executor.errors import ChannelError
 from executor.experiment import MetricRecord
 from policies.model import load_policy
+from tests.conftest import Recorded
 
 KINDS = st.sampled_from([bytes([kind]) for kind in b"HSOEMNFDZAXTUV"])
 
@@ -118,7 +119,7 @@ class Nothing:
 )
 def test_what_a_lying_pid_1_says_is_a_channel_error(kind: bytes, payload: object) -> None:
     talk = Conversation(None, load_policy("default").limits, Nothing())  # type: ignore[arg-type]
-    with pytest.raises(ChannelError, match="makes no sense"):
+    with pytest.raises(ChannelError, match="malformed"):
         talk._take(kind, json.dumps(payload).encode())
 
 
@@ -137,6 +138,53 @@ def test_closing_ends_in_time_when_the_container_does_not_read() -> None:
         channel.close()
         assert time.monotonic() - began < 5
         process.kill()
+
+
+DRIPPING = """
+import sys, time
+def read(count): return sys.stdin.buffer.read(count)
+def send(kind, payload):
+    sys.stdout.buffer.write(kind + len(payload).to_bytes(4, "big") + payload)
+    sys.stdout.buffer.flush()
+while True:
+    head = read(5)
+    read(int.from_bytes(head[1:], "big"))
+    if head[:1] == b"G":
+        break
+send(b"S", b"{{}}")
+for _ in range(100):
+    send({drop!r}, {payload!r})
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("drop", "payload"), [(b"M", b"12345678"), (b"O", b""), (b"N", b'{"ended": "timeout", "run_s": 0.1}')]
+)
+def test_a_pid_1_that_drips_does_not_outlast_the_clock(
+    drop: bytes, payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.conversation.STOP_GRACE", 0.5)
+    monkeypatch.setattr("executor.conversation.COLLECT_GRACE", 1.0)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    program = DRIPPING.format(drop=drop, payload=payload)
+    with subprocess.Popen([sys.executable, "-c", program], bufsize=0, **pipes) as process:  # type: ignore[call-overload]
+        channel = Channel(connection_of(process))
+        talk = Conversation(channel, load_policy("default").limits.model_copy(update={"wall": 0.5}), Recorded())
+        talk.go([])
+        began = time.monotonic()
+        talk.listen(lambda seconds: None)
+        assert time.monotonic() - began < 4.0 and talk.report.ended == "timeout"
+        process.kill()
+        channel.close()
+
+
+def test_a_record_too_short_for_its_time_counts_as_any_other() -> None:
+    talk = Conversation(None, load_policy("default").limits.model_copy(update={"metrics": 5}), Recorded())  # type: ignore[arg-type]
+    for payload in (b"", b"1234567", b"12345678", b"12345678{", b"\0"):
+        talk._take(b"M", payload)
+    with pytest.raises(ChannelError, match="more metrics"):
+        talk._take(b"M", b"")
 
 
 def test_nothing_is_held_that_comes_after_the_channel_was_closed() -> None:

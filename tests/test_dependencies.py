@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from executor.dependencies import fetch, written
+from executor.dependencies import _Source, fetch, written
 from executor.errors import PackagesUnavailable, SandboxUnavailable
 from executor.executor import Executor
 from executor.experiment import Experiment, Outcome
-from executor.imports import check_source, needed_imports
+from executor.imports import check_source, needed_imports, read_apart
 from executor.places import Places, Room
 from policies.decision import Request
 from policies.model import Dependencies, PartialLimits, load_policy
@@ -66,6 +66,7 @@ PACKAGES = [
     wheel("greeter", "1.0", {"greeter/__init__.py": "from helper import WORD\n__version__ = '1.0'\n"}, ("helper>=2",)),
     wheel("helper", "2.1", {"helper.py": "WORD = 'hello'\n", "helper-2.1.data/purelib/more.py": "MORE = 1\n"}),
     wheel("wantsnumpy", "1.0", {"wantsnumpy.py": "import numpy\n"}, ("numpy",)),
+    wheel("wantsvision", "1.0", {"wantsvision.py": ""}, ("torchvision",)),
     wheel("conflicting", "1.0", {"conflicting.py": ""}, ("numpy<1.0",)),
     wheel("climber", "1.0", {"climber.py": "", "../../../../tmp/climbed": "out", "/tmp/absolute": "out"}),
     wheel("large", "1.0", {"large.bin": "".join(chr(33 + n * 7919 % 90) for n in range(3_000_000))}),
@@ -85,11 +86,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     source.mkdir()
     (source / "sourceonly-1.0.tar.gz").write_bytes(b"setup.py would run")
     (source / "index.html").write_text('<a href="sourceonly-1.0.tar.gz">sourceonly-1.0.tar.gz</a>')
-    held = folder / "simple" / "numpy"  # as an index lists it: the versions, and no wheel that could be fetched
-    held.mkdir()
-    (held / "index.html").write_text(
-        f'<a href="numpy-{locked()["numpy"]}-py3-none-any.whl#sha256={"0" * 64}">numpy</a>'
-    )
+    for name in ("numpy", "torchvision"):  # as an index lists it: the versions, and no wheel that could be fetched
+        held = folder / "simple" / name
+        held.mkdir()
+        version = locked("gpu")[name]
+        (held / "index.html").write_text(f'<a href="{name}-{version}-py3-none-any.whl#sha256={"0" * 64}">{name}</a>')
     asked: list[str] = []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -156,8 +157,8 @@ def test_of_what_an_agent_states_only_what_is_well_formed_imported_and_not_held_
         "Left_Pad==1 ; x",
         "lp @ http://x",
     ]
-    assert stated_requirements(stated, ["einops", "numpy", "torch", "json"]) == ("einops>=0.7",)
-    assert stated_requirements(["evil @ http://127.0.0.1/x.whl"], ["evil"]) == ()
+    assert stated_requirements(stated, ["einops", "numpy", "torch", "json"], "cpu") == ("einops>=0.7",)
+    assert stated_requirements(["evil @ http://127.0.0.1/x.whl"], ["evil"], "cpu") == ()
 
 
 def test_an_import_that_the_sandbox_does_not_hold_is_fetched_as_well(bench: Bench, index: Index) -> None:
@@ -173,9 +174,23 @@ def test_the_same_wheels_are_not_fetched_twice(bench: Bench, index: Index) -> No
 
 
 def test_what_the_environment_holds_is_not_fetched_again(index: Index) -> None:
-    wheels = fetch(["wantsnumpy"], index.terms(), index.cache, print)
+    wheels = fetch(["wantsnumpy"], index.terms(), index.cache, print, "cpu")
     assert [path.name.split("-")[0] for path in wheels.files] == ["wantsnumpy"]
     assert not any("numpy-" in path and path.endswith(".whl") for path in index.asked if "wantsnumpy" not in path)
+
+
+def test_what_is_held_is_what_the_environment_of_the_runs_flavour_holds(index: Index) -> None:
+    (path,) = fetch(["wantsvision"], index.terms(), index.cache, print, "gpu").files
+    assert path.name.startswith("wantsvision")
+    with pytest.raises((PackagesUnavailable, SandboxUnavailable), match="torchvision"):
+        fetch(["wantsvision"], index.terms(), index.cache, print, "cpu")
+
+
+def test_a_run_is_fetched_what_its_backends_environment_lacks(bench: Bench, index: Index) -> None:
+    bench.backend.prepare(print)
+    bench.backend.flavour = "gpu"
+    execution = run(bench, index, "import wantsvision", requirements=("wantsvision",))
+    assert execution.outcome is Outcome.COMPLETED, execution.message
 
 
 @pytest.mark.parametrize("name", ["sourceonly", "nonesuch", "conflicting", "greeter>=99", "greeter==1.0,==2.0"])
@@ -248,7 +263,7 @@ def test_two_processes_that_want_the_same_wheels_at_once_both_get_them(index: In
         "import sys; from pathlib import Path; from executor.dependencies import fetch\n"
         "from policies.model import Dependencies\n"
         "terms = Dependencies.model_validate({'mode': 'any', 'index': sys.argv[1], 'total': '10MiB'})\n"
-        "print(len(fetch(['greeter'], terms, Path(sys.argv[2]), lambda text: None).files))\n"
+        "print(len(fetch(['greeter'], terms, Path(sys.argv[2]), lambda text: None, 'cpu').files))\n"
     )
     command = [sys.executable, "-c", program, index.url, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -277,10 +292,10 @@ def test_a_wheel_that_is_no_archive_is_refused(index: Index, tmp_path: Path) -> 
     (broken / name).write_bytes(data)
     (broken / "index.html").write_text(f'<a href="{name}#sha256={hashlib.sha256(data).hexdigest()}">{name}</a>')
     terms = index.terms()
-    (path,) = fetch(["broken"], terms, tmp_path, print).files
+    (path,) = fetch(["broken"], terms, tmp_path, print, "cpu").files
     path.write_bytes(b"no archive")
     with pytest.raises(PackagesUnavailable, match="no wheel"):
-        fetch(["broken"], terms, tmp_path, print)
+        fetch(["broken"], terms, tmp_path, print, "cpu")
 
 
 def test_the_hosts_variables_do_not_reach_the_tools_that_fetch(
@@ -288,8 +303,50 @@ def test_the_hosts_variables_do_not_reach_the_tools_that_fetch(
 ) -> None:
     monkeypatch.setenv("PIP_NO_BINARY", ":all:")
     monkeypatch.setenv("UV_INDEX_URL", "http://127.0.0.1:9/")
-    assert len(fetch(["helper"], index.terms(), tmp_path, print).files) == 1
+    assert len(fetch(["helper"], index.terms(), tmp_path, print, "cpu").files) == 1
     assert json.dumps(dict(os.environ)).count("UV_INDEX_URL") == 1
+
+
+CAPTURED = r"""
+:env:.config-file='/home/u/pip.conf'
+:env:.find-links=''
+:env:.index-url='https://env.test/simple'
+download.find-links="/opt/wheels\n/opt/more's"
+global.extra-index-url='\nhttps://a.test/simple\nhttps://b.test/simple'
+global.index-url='https://global.test/simple'
+install.index-url='https://install.test/simple'
+wheel.extra-index-url='https://wheel.test/simple'
+"""
+"""What `pip config list` (23.2.1) says, which sorts: the environment, the weightiest, comes first."""
+
+
+def without(text: str, *names: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(names))
+
+
+def test_what_pip_is_set_to_weighs_as_it_does_for_pip() -> None:
+    extra = ("https://a.test/simple", "https://b.test/simple")
+    source = _Source.configured(CAPTURED)
+    assert source == _Source("https://env.test/simple", extra, ("/opt/wheels", "/opt/more's"))
+    assert _Source.configured(without(CAPTURED, ":env:")).index == "https://install.test/simple"
+    assert _Source.configured(without(CAPTURED, ":env:", "install")).index == "https://global.test/simple"
+    assert _Source.configured("global.index='x'\nsaid something else\n") == _Source(None, (), ())
+
+
+def test_an_index_in_the_environment_is_asked_and_not_the_one_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "pip.conf"
+    settings.write_text(
+        "[global]\nindex-url = https://file.test\nextra-index-url =\n  https://a.test\n  https://b.test\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://env.test")
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    options = _Source.of("configured").options()
+    assert options[:6] == [
+        "--index-url", "https://env.test", "--extra-index-url", "https://a.test", "--extra-index-url", "https://b.test"
+    ]  # fmt: skip
 
 
 def source_package(folder: Path) -> tuple[Path, Path]:
@@ -320,7 +377,7 @@ def test_a_requirement_that_names_an_address_is_refused_and_nothing_of_it_runs_o
         with pytest.raises(ValueError, match="an address"):
             bench.executor.run(Experiment(code="import zzq", requirements=(text,)), bench.policy, Request(), bench.sink)
     with pytest.raises(PackagesUnavailable, match="no pinned version"):  # whoever asks for it without the executor
-        fetch([address], index.terms(), index.cache, print)
+        fetch([address], index.terms(), index.cache, print, "cpu")
     assert not mark.exists()
 
 
@@ -330,6 +387,23 @@ def test_a_module_that_no_distribution_can_be_named_after_is_just_missing(bench:
     run = Experiment(code=code, imports=needed_imports(report))
     execution = bench.executor.run(run, bench.policy, Request(), bench.sink)
     assert execution.outcome is Outcome.FAILED and "ModuleNotFoundError" in execution.stderr
+
+
+def test_no_python_of_this_process_runs_between_fork_and_exec_of_the_parser() -> None:
+    """A lock that another thread holds at that moment would be held for ever there."""
+    program = (
+        "import os; from executor.imports import check_source\n"
+        "os.register_at_fork(after_in_child=lambda: print('ran', flush=True))\n"
+        "print(check_source('import numpy').imports)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert said.stdout == "('numpy',)\n", said.stderr
+
+
+def test_the_parser_has_its_limits_before_it_reads_anything() -> None:
+    look = "import json, resource as r\nnames = 'RLIMIT_AS', 'RLIMIT_CPU', 'RLIMIT_CORE'\n"
+    found = read_apart(look + "print(json.dumps({'limits': [r.getrlimit(getattr(r, name)) for name in names]}))", "")
+    assert found == {"limits": [[1 << 30] * 2, [10] * 2, [0] * 2]}
 
 
 def test_hundreds_of_packages_are_denied_and_the_denial_is_on_record(bench: Bench) -> None:

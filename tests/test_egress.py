@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor import channel
 from executor.allowlist import AllowList, Refused, split_authority
 from executor.backends.docker import DockerBackend
 from executor.backends.oci import OciBackend
-from executor.egress import Egress
+from executor.egress import MAX_TUNNELS, WINDOW, Egress
+from executor.errors import ChannelError
 from executor.executor import Executor
 from executor.experiment import Execution, Experiment, Outcome
 from executor.tls import HelloError, HelloReader
@@ -626,6 +628,75 @@ def test_a_request_that_is_broken_off_before_its_verdict_is_on_record_too() -> N
     assert [(event, about.get("rule")) for event, about in records] == [
         ("network", "network.aborted"), ("network-end", None)
     ] * 2  # fmt: skip
+
+
+def test_what_the_host_does_not_pass_on_is_not_held_beyond_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = threading.Event()
+    egress = Egress(Deaf(), ["a.test:80"], lambda *_, **__: None, lambda *_: [str(hung.wait(30))])  # type: ignore[arg-type]
+    head = b"CONNECT a.test:80 HTTP/1.0\r\n\r\n"
+    egress.feed(b"T", struct.pack(">I", 1) + head)
+    time.sleep(0.2)
+    for _ in range(4):
+        egress.feed(b"T", struct.pack(">I", 1) + b"x" * (WINDOW // 4))
+    time.sleep(0.2)
+    assert egress.failed is None, "a window full is what may be under way"
+    held = egress._tunnels[1]._incoming
+    for _ in range(100):
+        egress.feed(b"T", struct.pack(">I", 1) + b"x" * (WINDOW // 4))
+    time.sleep(0.2)
+    assert egress.failed is not None and "window" in egress.failed
+    assert len(held._buffer) <= WINDOW  # type: ignore[attr-defined]
+    hung.set()
+    egress.close()
+
+
+def test_a_container_opens_no_more_tunnels_at_once_than_are_held() -> None:
+    egress = Egress(Deaf(), ["a.test:80"], lambda *_, **__: None, lambda *_: [])  # type: ignore[arg-type]
+    for number in range(1, MAX_TUNNELS + 1):
+        egress.feed(b"T", struct.pack(">I", number) + b"CONNECT a.te")
+    time.sleep(0.2)
+    assert egress.failed is None and len(egress._tunnels) == MAX_TUNNELS
+    egress.feed(b"T", struct.pack(">I", MAX_TUNNELS + 1) + b"CONNECT a.te")
+    time.sleep(0.2)
+    assert egress.failed is not None and len(egress._tunnels) == MAX_TUNNELS
+    egress.close()
+
+
+def test_frames_do_not_pile_up_before_a_proxy_that_hangs() -> None:
+    hung = threading.Event()
+    egress = Egress(Deaf(), ["a.test:80"], lambda *_, **__: None, lambda *_: [])  # type: ignore[arg-type]
+    egress._loop.call_soon_threadsafe(hung.wait, 30)
+    with pytest.raises(ChannelError, match="more into its tunnels"):
+        for _ in range(MAX_TUNNELS + 1):
+            egress.feed(b"T", struct.pack(">I", 1) + b"x" * WINDOW)
+    hung.set()
+    egress.close()
+
+
+def test_a_pid_1_that_keeps_to_no_window_ends_the_run(
+    own_state: Path, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = channel._RUNNER.read_text()
+    for kept, left in (("min(CHUNK, WINDOW - tunnel.under_way)", "CHUNK"), (" and t.under_way < WINDOW", "")):
+        assert kept in source
+        source = source.replace(kept, left)
+    (tmp_path / "runner.py").write_text(source)
+    monkeypatch.setattr(channel, "_RUNNER", tmp_path / "runner.py")
+    code = (
+        "import socket, time\n"
+        "end = socket.create_connection(('127.0.0.1', 3128))\n"
+        f"end.sendall(b'CONNECT allowed.test:{servers.tls} HTTP/1.0\\r\\n\\r\\n' + bytes(8 << 20))\n"
+        "time.sleep(60)\n"
+    )
+
+    def slow(host: str, port: int) -> list[str]:
+        time.sleep(2)
+        return ["127.0.0.1"]
+
+    policy = load_policy("default").model_copy(update={"network": Network(mode="allowlist", hosts=servers.listed())})
+    executor = Executor(OciBackend(own_state, cache_dir()), AuditLog(own_state / "a"), resolve=slow)
+    execution = executor.run(Experiment(code=code), policy, Request(), Recorded())
+    assert execution.outcome is Outcome.INFRASTRUCTURE and "more into a tunnel than its window" in execution.message
 
 
 def test_closing_does_not_crash_while_the_container_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from policies.audit import AuditLog
 from policies.decision import Capabilities, Request, decide
 from policies.model import Limits, PartialLimits, load_policy
 from policies.state import cache_dir
+from sandbox_images.environment import users_environment
+from sandbox_images.wheels import BuildError
 from tests.conftest import Bench, Recorded
 
 QUICK = {"wall": "20s"}
@@ -168,6 +170,23 @@ def test_a_flood_of_metrics_ends_the_run(bench: Bench) -> None:
     assert 0 < execution.metrics_total < 10_000
 
 
+def test_no_record_is_made_of_the_two_ends_of_one_that_went_over_the_limit(bench: Bench) -> None:
+    bench.policy = bench.policy.model_copy(update={"limits": bench.policy.limits.model_copy(update={"metrics": 4096})})
+    execution = bench.run(
+        "import fcntl, os, time\n"
+        "fd = int(os.environ['LAB_CHANNEL_FD'])\n"
+        "fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)\n"
+        'os.write(fd, b\'{"type": "metric", "values": {"ok": 1}}\\n\')\n'
+        'os.write(fd, b\'{"type": "metric", "values": {"loss": 0.\')\n'
+        "time.sleep(0.5)\n"
+        "os.write(fd, b'1' * 65536 + b'9}}\\n')\n"
+        "time.sleep(60)\n",
+        **QUICK,
+    )
+    assert execution.outcome is Outcome.OUTPUT_LIMIT
+    assert [record.values for record in bench.sink.records] == [{"ok": 1.0}]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("code", "outcome", "returncode", "signal"),
     [
@@ -233,7 +252,8 @@ def test_nothing_of_the_host_is_there(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in execution.stdout
     assert lines == [
         "['CUDA_DEVICE_ORDER', 'GLOO_SOCKET_IFNAME', 'HOME', 'LAB_CHANNEL_FD', 'LAB_CPUS', 'LAB_DEADLINE', 'LAB_GPUS', "
-        "'LAB_MORE', 'LAB_SEED', 'LANG', 'MPLBACKEND', 'MPLCONFIGDIR', 'NCCL_IB_DISABLE', 'NCCL_SOCKET_IFNAME', "
+        "'LAB_MORE', 'LAB_SEED', 'LANG', 'MPLBACKEND', 'MPLCONFIGDIR', "
+        "'NCCL_CUMEM_HOST_ENABLE', 'NCCL_IB_DISABLE', 'NCCL_SOCKET_IFNAME', "
         "'OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'PYTHONHASHSEED', 'PYTHONPATH', 'TMPDIR']"
     ]
 
@@ -494,6 +514,20 @@ def test_a_runtime_that_is_not_there_is_said_with_those_that_are(own_state: Path
         DockerBackend(cpu_image, runtime="nonesuch")
     with pytest.raises(SandboxUnavailable, match="runc"):
         OciBackend(own_state, cache_dir(), runtime="nonesuch")
+
+
+def test_of_an_environment_of_the_users_no_root_of_the_host_gets_into_a_container(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to("/usr/bin/python3")
+    settings = tmp_path / "pyvenv.cfg"
+    if Path("/bin").is_symlink():  # a merged /usr
+        settings.write_text("home = /bin\nversion = 3.11.2\n")
+        assert users_environment(tmp_path).base == Path("/usr")
+    settings.write_text("home = /nowhere\n")
+    with pytest.raises(BuildError, match="whole file system"):
+        users_environment(tmp_path)
+    with pytest.raises(BuildError, match="whole file system"):
+        users_environment(Path("/"))
 
 
 def test_an_engine_that_is_not_there_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ list of devices. What only hardware can show is in test_gpu_hardware.py.
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ LOOK = """
 import os, json
 print(json.dumps({
     "nodes": sorted(os.listdir("/dev")),
-    "told": {name: value for name, value in os.environ.items() if name.startswith(("LAB_GPU", "LD_", "NVIDIA"))},
+    "told": {name: value for name, value in os.environ.items() if name.startswith(("LAB_GPU", "LD_", "NVIDIA", "TRITON"))},
 }))
 for name in ("nvidia0", "nvidia1"):
     try:
@@ -137,7 +138,11 @@ def test_the_container_sees_the_lent_device_and_no_other(machine: Machine) -> No
     assert execution.outcome is Outcome.COMPLETED, execution.message
     seen = json.loads(sink.stdout.splitlines()[0])
     assert "nvidia0" in seen["nodes"] and "nvidiactl" in seen["nodes"] and "nvidia1" not in seen["nodes"]
-    assert seen["told"] == {"LAB_GPUS": "1", "LD_LIBRARY_PATH": "/run/nvidia/lib"}
+    assert seen["told"] == {
+        "LAB_GPUS": "1",
+        "LD_LIBRARY_PATH": "/run/nvidia/lib",
+        "TRITON_LIBCUDA_PATH": "/run/nvidia/lib",
+    }
     assert b"nvidia0 No such device or address" in sink.stdout, "its control group lets it, and there is no driver"
     assert b"nvidia1 No such file" in sink.stdout
     assert execution.gpus == [uuid(0)]
@@ -302,7 +307,27 @@ def test_every_attack_is_held_with_a_device_inside(machine: Machine) -> None:
     findings = list(run_suite(machine.executor(), machine.policy))
     assert [f"{finding.name}: {finding.detail}" for finding in findings if not finding.held] == []
     assert len(findings) >= 60
-    assert all(lease["gpus"] == [uuid(0)] for lease in machine.records("lease"))
+    leases = machine.records("lease")
+    assert all(lease["gpus"] == [uuid(0)] for lease in leases)
+    assert len(machine.records("start")) == len(leases) + 1, "the run beside the probes leaves them the only device"
+
+
+def test_what_the_engines_hooks_mount_is_closed_to_the_experiment() -> None:
+    look = "from executor import runner; runner.close_hooks_folders()"
+    make = "mount -t tmpfs none /run && mkdir /run/nvidia-ctk-hook1a && chmod 1777 /run/nvidia-ctk-hook1a"
+    command = ["unshare", "--mount", "sh", "-c", f'{make} && "$@" && stat -c %a /run/*', "sh"]
+    done = subprocess.run([*command, sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "555\n"
+
+
+def test_a_run_with_a_device_ends_before_the_machine_has_no_memory_left(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.gpus.watch._SPARE", 1.0)
+    execution = machine.run("import time; time.sleep(20)")
+    assert execution.outcome is Outcome.OOM and "the machine had next to no memory left" in execution.message
+    assert [end["limit"] for end in machine.records("limit")] == ["memory"]
+    assert machine.run("import time; time.sleep(2)", gpus=0).outcome is Outcome.COMPLETED
 
 
 def test_the_boxs_ceilings_on_gpus_hold_for_each_user(machine: Machine) -> None:

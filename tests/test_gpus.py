@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from executor.gpus import processes
 from executor.gpus.account import gpu_seconds
 from executor.gpus.choice import Load, Wanted, fitting, never, pick, share_of, why_not
 from executor.gpus.devices import Device, Machine, Process, Reading
-from executor.gpus.driver import dmem_limit, made, own_nodes
+from executor.gpus.driver import dmem_limit, made, own_nodes, unified_memory_major
 from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_problem
 from executor.gpus.lending import Gpus, _turn, outsiders
 from executor.gpus.survey import survey
@@ -440,13 +441,33 @@ def test_a_slices_nodes_are_its_gpus_and_those_of_its_instances(
     assert own_nodes(part) == ["/dev/nvidia1", "/dev/nvidia-caps/nvidia-cap12", "/dev/nvidia-caps/nvidia-cap13"]
 
 
+def loaded_unified_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's module has a number, and its node is not made yet: no program has used CUDA since the boot."""
+    (folder / "devices").write_text("Character devices:\n195 nvidia\n195 nvidiactl\n236 nvidia-uvm\n\nBlock devices:\n")
+    monkeypatch.setattr("executor.gpus.driver._DEVICES", folder / "devices")
+
+
+def test_the_module_for_unified_memory_is_loaded_by_the_drivers_own_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "devices").write_text("Character devices:\n195 nvidia\n")
+    monkeypatch.setattr("executor.gpus.driver._DEVICES", tmp_path / "devices")
+    assert unified_memory_major() is None
+    program = tmp_path / "nvidia-modprobe"
+    program.write_text(f'#!/bin/sh\ntest "$*" = "-u -c 0" && echo "236 nvidia-uvm" >>{tmp_path}/devices\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert unified_memory_major() == 236
+
+
 def test_without_device_nodes_no_spec_is_made_and_the_remedy_is_named() -> None:
     with pytest.raises(SandboxUnavailable, match="nvidia-modprobe"):
         made(nvml(one()).machine.usable, "580.95.05")
 
 
 def test_a_made_spec_has_nodes_and_libraries_and_no_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.gpus.driver._CONTROL", ("/dev/null", "/dev/zero"))
+    monkeypatch.setattr("executor.gpus.driver._CONTROL", "/dev/null")
+    loaded_unified_memory(tmp_path, monkeypatch)
     (tmp_path / "libcuda.so.580.95.05").write_bytes(b"")
     (tmp_path / "libcuda.so.1").symlink_to("libcuda.so.580.95.05")
     (tmp_path / "libnvidia-ml.so.1").write_bytes(b"")
@@ -454,6 +475,8 @@ def test_a_made_spec_has_nodes_and_libraries_and_no_hook(tmp_path: Path, monkeyp
     (device,) = made(nvml(one()).machine.usable, "580.95.05", [tmp_path])
     assert device.name == f"nvidia.com/gpu={uuid(0)}" and device.source == "made for driver 580.95.05"
     assert [node.path for node in device.edits.deviceNodes] == ["/dev/nvidia0"]
+    control = {node.path: (node.type, node.major, node.minor) for node in device.spec.containerEdits.deviceNodes}
+    assert control == {"/dev/null": (None, None, None), "/dev/nvidia-uvm": ("c", 236, 0)}, "whether or not it is there"
     mounts = {mount.containerPath: mount.hostPath for mount in device.spec.containerEdits.mounts}
     assert mounts == {
         "/run/nvidia/lib/libcuda.so.1": str(tmp_path / "libcuda.so.580.95.05"),
@@ -514,9 +537,13 @@ def test_an_engine_that_could_use_cdi_and_does_not_is_told_how() -> None:
         asking(nvml(one()).machine.usable, {"ServerVersion": "27.1.0"}, (1, 18, 0))
 
 
-def test_an_older_engine_is_asked_by_uuid_and_one_without_a_hook_not_at_all() -> None:
+def test_an_older_engine_is_asked_by_uuid_and_one_without_a_hook_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = nvml(one()).machine.usable[0]
+    loaded_unified_memory(tmp_path, monkeypatch)
     asked = asking([device], {"Runtimes": {"runc": {}, "nvidia": {}}}, (1, 17, 8))
+    assert asked.nodes == {"195:254", "195:255", "236:0", "236:1"}, "which its hook makes where they are missing"
     assert asked.request == {"device_ids": [uuid(0)], "capabilities": [["gpu"]]}
     with pytest.raises(SandboxUnavailable, match="no NVIDIA runtime"):
         asking([device], {"Runtimes": {"runc": {}}}, (1, 17, 8))
@@ -561,3 +588,41 @@ def test_records_that_only_speak_of_device_time_are_not_counted(own_state: Path)
 
 def test_no_devices_are_no_machine() -> None:
     assert Machine().usable == ()
+
+
+# ---- the report of `make test-gpu` ----
+
+THREE = """
+import pytest
+
+def test_it_holds(record_property):
+    record_property("waited", "3 s | and more")
+
+def test_it_breaks():
+    assert False
+
+def test_it_needs_two():
+    pytest.skip("one device")
+"""
+REPORTING = """
+import sys
+from pathlib import Path
+import pytest
+from tests import gpu_report
+from tests.nvml_machines import nvml, one
+gpu_report.REPORT = Path(sys.argv[1]) / "report.md"
+options = ["-q", "-p", "no:cacheprovider", "--rootdir", sys.argv[1], "-c", "/dev/null", sys.argv[1]]
+pytest.main(options, plugins=[gpu_report.Report(nvml(one()).machine)])
+"""
+
+
+def test_the_report_has_every_test_with_what_it_measured_or_why_it_did_not(tmp_path: Path) -> None:
+    (tmp_path / "test_three.py").write_text(THREE)
+    subprocess.run([sys.executable, "-c", REPORTING, str(tmp_path)], cwd=Path(__file__).parent.parent, check=False)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "- 3 of 3 tests came to an end" in lines
+    assert lines[-3:] == [
+        "| it holds | holds | 0 | waited: 3 s / and more |",
+        "| it breaks | does not hold | 0 | – |",
+        "| it needs two | skipped | 0 | one device |",
+    ]

@@ -1,5 +1,6 @@
 """Promises of warm containers: as safe as others, used once, for runs of exactly their kind, and no run can tell."""
 
+import fcntl
 import json
 import os
 import resource
@@ -19,9 +20,10 @@ from pydantic import ValidationError
 
 from executor.backends.base import AHEAD_SHARES, Backend
 from executor.backends.conformance import run_suite
+from executor.backends.docker import AttachedConnection
 from executor.backends.oci import OciBackend
 from executor.executor import Executor
-from executor.experiment import Execution, Experiment, Outcome, Sink
+from executor.experiment import Execution, Experiment, ImageRef, Outcome, Sink
 from executor.handover import PoolServer, Recipe, RemotePool, _Given, _Request
 from executor.warm import Pool
 from executor.warm import Warm as Warmed
@@ -403,6 +405,7 @@ def test_another_process_takes_containers_that_a_service_made(backend: Backend, 
         assert child.exitcode == 0
     start, warm = events(own_state, "start"), events(own_state, "warm")
     assert start[0]["execution"] == warm[0]["execution"]
+    assert start[0]["execution"] not in {record["execution"] for record in events(own_state, "warm-end")}
     assert own_containers(backend) == []
 
 
@@ -428,6 +431,48 @@ def test_what_a_service_gave_to_a_process_that_died_ends_with_it(own_state: Path
         while taken in {found.execution_id for found in backend.found()}:
             assert time.monotonic() < deadline, "it goes on without anybody"
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize("hears", [False, True])
+def test_what_a_process_that_died_never_took_is_on_record_as_unused(
+    backend: Backend, own_state: Path, hears: bool
+) -> None:
+    backend.prepare(print)
+    with service(own_state, lambda recipe: backend) as pool:
+        remote = RemotePool(socket_in(own_state))
+        Executor(backend, AuditLog(own_state / "audit.jsonl"), pool=remote).warm_up(
+            Experiment(code=""), DEFAULT, Request()
+        )
+        while not pool.full() or not pool.waiting():
+            time.sleep(0.01)
+        ((key, shelf),) = pool._shelves.items()
+        (warm,) = shelf.waiting
+        shelf.not_before = float("inf")  # no other is made
+        connection = remote._ask(_Request(take=key, seconds=1.0))
+        assert connection is not None
+        if hears:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        connection.close()
+        deadline = time.monotonic() + 10
+        while not events(own_state, "warm-end"):
+            assert time.monotonic() < deadline, "it is not on record that it served no run"
+            time.sleep(0.02)
+        assert [record["execution"] for record in events(own_state, "warm-end")] == [warm.id]
+        with pytest.raises((OSError, ValueError)):
+            warm.connection.send(b"x")
+        assert own_containers(backend) == []
+
+
+def test_one_is_usable_whatever_number_its_descriptor_has() -> None:
+    ours, theirs = socket.socketpair()
+    high = socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 1500))
+    warm = Warmed("", None, AttachedConnection(high), {}, ImageRef(reference="", digest=""), time.time() + 60)  # type: ignore[arg-type]
+    with ours, theirs, high:
+        assert warm.usable(1.0)
+        theirs.send(b"x")
+        assert warm.connection.wait(0.1) and not warm.usable(1.0)
 
 
 def test_a_service_that_was_out_of_descriptors_for_a_moment_serves_on(own_state: Path) -> None:

@@ -478,9 +478,15 @@ def core_dumps() -> None:
 def environment_of_the_host() -> None:
     """No variable of the host's reaches the experiment."""
     own = {"HOME", "PATH", "LANG", "TMPDIR", "MPLBACKEND", "MPLCONFIGDIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
-    own |= {"CUDA_DEVICE_ORDER", "GLOO_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_SOCKET_IFNAME"}
+    own |= {
+        "CUDA_DEVICE_ORDER",
+        "GLOO_SOCKET_IFNAME",
+        "NCCL_CUMEM_HOST_ENABLE",
+        "NCCL_IB_DISABLE",
+        "NCCL_SOCKET_IFNAME",
+    }
     if lent_gpus():
-        own |= {"LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES"}  # what finds the driver's libraries
+        own |= {"LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH", "NVIDIA_VISIBLE_DEVICES"}  # what finds the driver's libraries
     strange = [name for name in os.environ if name not in own and not name.startswith(("PYTHON", "LAB_", "LC_"))]
     if strange or HERE["canary"] in str(os.environ):
         raise Escaped(f"variables {strange}")

@@ -172,7 +172,8 @@ class _Suite:
     @contextmanager
     def _other_run(self, here: Mapping[str, Any]) -> Iterator[None]:
         kept, before = Kept(), {found.execution_id for found in self._executor.backend.found()}
-        attack = ("ASSAULTS['marker']()", here, {"wall": "30s"}, kept)
+        limits = {"wall": "30s", "gpus": 0}  # the probes need the device, and it may be the only one
+        attack = ("ASSAULTS['marker']()", here, limits, kept)
         thread = threading.Thread(target=self._run, args=attack, daemon=True)
         thread.start()
         if not kept.up.wait(30):

@@ -404,7 +404,9 @@ class AttachedConnection:
         self._socket.sendall(data)
 
     def wait(self, seconds: float) -> bool:
-        return bool(select.select([self._socket], [], [], max(0.0, seconds))[0])
+        poll = select.poll()  # which, unlike `select`, takes descriptors from 1024 on
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(1000 * max(0.0, seconds)))
 
     def receive(self) -> tuple[str, bytes]:
         while self._left == 0:

@@ -22,7 +22,7 @@ from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
 from executor.gpus.cdi import SPEC_FOLDERS, Edits, read_devices
 from executor.gpus.devices import Machine
-from executor.gpus.driver import LIBRARIES, edits_for, numbers
+from executor.gpus.driver import LIBRARIES, LIBRARY_VARIABLES, edits_for, numbers
 from executor.gpus.engine import nvproxy_problem
 from executor.observe import Cgroup, controllers, unified
 from executor.ownership import Owner, alive, pid_namespace, start_ticks
@@ -188,7 +188,7 @@ def _gpu_edits(spec: ContainerSpec, folders: Sequence[Path]) -> tuple[list[Edits
     if not spec.gpus:
         return [], Passed()
     edits, way = edits_for(spec.gpus, spec.driver, read_devices(folders))
-    return edits, Passed(way, {"LD_LIBRARY_PATH": LIBRARIES}, numbers(edits))
+    return edits, Passed(way, dict.fromkeys(LIBRARY_VARIABLES, LIBRARIES), numbers(edits))
 
 
 class OciContainer:

@@ -5,7 +5,10 @@ and the driver's libraries, and no hook, so that no program runs as root on the 
 Nodes: NVIDIA's driver documentation, and /proc/driver/nvidia/capabilities for MIG slices.
 """
 
+import contextlib
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +19,14 @@ from executor.gpus.devices import Device
 KIND = "nvidia.com/gpu"
 LIBRARIES = "/run/nvidia/lib"
 """In the container: where the libraries are, and nothing else; LIBRARIES in runner.py."""
-_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm")
-_TOOLS = ("/dev/nvidia-uvm-tools",)
+LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "TRITON_LIBCUDA_PATH")
+"""What tells where they are. Triton asks the linker's cache first, which is the host's and names folders that are not inside."""
+_CONTROL = "/dev/nvidiactl"
+_UNIFIED_MEMORY = "/dev/nvidia-uvm"
+_TOOLS = "/dev/nvidia-uvm-tools"
+_DEVICES = Path("/proc/devices")
 _CAPABILITIES = Path("/proc/driver/nvidia/capabilities")
+_ACCESS = "/dev/nvidia-caps/nvidia-cap"
 _GPU_NODE = re.compile(r"/dev/(nvidia\d+|nvidia-caps/nvidia-cap\d+)$")
 # What CUDA and NVML load; what draws, encodes or traces rays stays outside.
 _NEEDED = (
@@ -26,12 +34,17 @@ _NEEDED = (
     "libcudadebugger",
     "libnvidia-allocator",
     "libnvidia-cfg",
+    "libnvidia-compiler",
+    "libnvidia-fatbinaryloader",
     "libnvidia-gpucomp",
     "libnvidia-ml",
     "libnvidia-nvvm",
     "libnvidia-nvvm70",
     "libnvidia-opencl",
+    "libnvidia-pkcs11",
+    "libnvidia-pkcs11-openssl3",
     "libnvidia-ptxjitcompiler",
+    "libnvidia-tileiras",
 )
 _USUAL_FOLDERS = ("/usr/local/nvidia/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
 
@@ -46,20 +59,14 @@ def edits_for(devices: Sequence[Device], driver: str, known: Mapping[str, CdiDev
     if found is None:
         one = made(devices, driver)
         return all_edits(one), f"CDI, a spec made for driver {driver} (the machine has none)"
-    edits, wanted = all_edits(found), {*_CONTROL, *_TOOLS, *(path for device in devices for path in own_nodes(device))}
-    # The lease is the permission: the experiment's user may open what was lent, whatever the host's node says.
-    nodes = [
-        node.model_copy(update={"fileMode": 0o666})
-        for edit in edits
-        for node in edit.deviceNodes
-        if node.path in wanted
-    ]
+    edits, wanted = all_edits(found), {_CONTROL, _UNIFIED_MEMORY, _TOOLS}
+    wanted |= {path for device in devices for path in own_nodes(device)}
+    nodes = {node.path: _lent(node) for edit in edits for node in edit.deviceNodes if node.path in wanted}
     # A spec that was made before a module was loaded lacks its node.
-    there = {node.path for node in nodes}
-    nodes += [_node(path) for path in _CONTROL if path not in there and Path(path).exists()]
+    nodes = {node.path: node for node in _control_nodes()} | nodes
     folders = [Path(mount.hostPath).parent for edit in edits for mount in edit.mounts if ".so" in mount.hostPath]
     mounts = _library_mounts([*dict.fromkeys(folders), *_folders()])
-    return [Edits(deviceNodes=nodes, mounts=mounts)], f"CDI, {found[0].source}"
+    return [Edits(deviceNodes=list(nodes.values()), mounts=mounts)], f"CDI, {found[0].source}"
 
 
 def described(devices: Sequence[Device], known: Mapping[str, CdiDevice]) -> list[CdiDevice] | None:
@@ -87,7 +94,7 @@ def own_nodes(device: Device) -> list[str]:
         gpu, compute = device.instance
         folder = _CAPABILITIES / f"gpu{device.minor}" / "mig" / f"gi{gpu}"
         for access in (folder / "access", folder / f"ci{compute}" / "access"):
-            nodes.append(f"/dev/nvidia-caps/nvidia-cap{_minor(access)}")
+            nodes.append(f"{_ACCESS}{_minor(access)}")
     return nodes
 
 
@@ -106,10 +113,10 @@ def made(devices: Sequence[Device], driver: str, loaded: Sequence[Path] | None =
 
     loaded: the folders in which to look for the libraries; by default where this process has NVML from, and the usual.
     """
-    for node in _CONTROL:
-        if not Path(node).exists():
-            raise SandboxUnavailable(f"there is no {node} (as root: nvidia-modprobe -u -c 0)")
-    nodes = [_node(path) for path in (*_CONTROL, *_TOOLS) if Path(path).exists()]
+    nodes = _control_nodes()
+    for path in (_CONTROL, _UNIFIED_MEMORY):
+        if path not in {node.path for node in nodes}:
+            raise SandboxUnavailable(f"there is no {path} (as root: nvidia-modprobe -u -c 0)")
     mounts = _library_mounts(loaded if loaded is not None else _folders())
     spec = Spec.model_validate(
         {
@@ -131,7 +138,36 @@ def made(devices: Sequence[Device], driver: str, loaded: Sequence[Path] | None =
 
 
 def _node(path: str) -> DeviceNode:
-    return DeviceNode(path=path, permissions="rw", fileMode=0o666)
+    return _lent(DeviceNode(path=path, permissions="rw"))
+
+
+def _lent(node: DeviceNode) -> DeviceNode:
+    """The lease is the permission: the experiment's user may open what was lent, whatever the host's node says. Those for
+    slices are only ever read."""
+    return node.model_copy(update={"fileMode": 0o444 if node.path.startswith(_ACCESS) else 0o666})
+
+
+def _control_nodes() -> list[DeviceNode]:
+    """Those that every container with a device needs, as far as they can be had."""
+    nodes = [_node(path) for path in (_CONTROL, _TOOLS) if Path(path).exists()]
+    # The host gets this one with its first program that uses CUDA, and no program in a container can make it.
+    if (major := unified_memory_major()) is not None:
+        nodes.append(_node(_UNIFIED_MEMORY).model_copy(update={"type": "c", "major": major, "minor": 0}))
+    return nodes
+
+
+def unified_memory_major() -> int | None:
+    """The number of the driver's module for unified memory, which is loaded if it was not; None where that fails."""
+    if (major := _unified_memory_major()) is None and shutil.which("nvidia-modprobe"):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(["nvidia-modprobe", "-u", "-c", "0"], capture_output=True, timeout=30, check=False)
+        major = _unified_memory_major()
+    return major
+
+
+def _unified_memory_major() -> int | None:
+    found = re.search(r"^ *(\d+) nvidia-uvm$", _DEVICES.read_text(), re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _folders() -> list[Path]:

@@ -14,13 +14,14 @@ from typing import Any
 from executor.errors import SandboxUnavailable
 from executor.gpus.cdi import SPEC_FOLDERS, DeviceNode, Edits, all_edits, read_devices
 from executor.gpus.devices import Device
-from executor.gpus.driver import described, numbers, own_nodes
+from executor.gpus.driver import described, numbers, own_nodes, unified_memory_major
 
 SAFE_TOOLKIT = (1, 17, 8)
 """Before it, an image could run a program of its own as root on the host (CVE-2025-23266)."""
 _COMMANDS = ("nvidia-ctk", "nvidia-container-runtime-hook", "nvidia-container-cli")
 _VERSION = re.compile(r"\bversion:? v?(\d+)\.(\d+)\.(\d+)", re.IGNORECASE)
-_CONTROL = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
+_CONTROL = frozenset({"195:255", "195:254"})
+"""`nvidiactl` and `nvidia-modeset`, whose nodes NVIDIA's hook makes where they are missing, as those of `nvidia-uvm`."""
 
 Version = tuple[int, int, int]
 
@@ -77,9 +78,12 @@ def asking(devices: Sequence[Device], info: Mapping[str, Any], version: Version 
             return Asking({"driver": "cdi", "device_ids": names}, f"CDI {', '.join(names)}", numbers(all_edits(found)))
     if _has_hook(info):
         uuids = [device.uuid for device in devices]
-        nodes = [*_CONTROL, *(node for device in devices for node in own_nodes(device))]
+        major = unified_memory_major()
+        control = _CONTROL | (set() if major is None else {f"{major}:0", f"{major}:1"})
+        own = [path for device in devices for path in own_nodes(device) if Path(path).exists()]
+        nodes = control | numbers([Edits(deviceNodes=[DeviceNode(path=path) for path in own])])
         request = {"device_ids": uuids, "capabilities": [["gpu"]]}
-        return Asking(request, "NVIDIA's hook of the engine", _numbers(nodes), by_variable=True)
+        return Asking(request, "NVIDIA's hook of the engine", nodes, by_variable=True)
     if not info.get("CDISpecDirs") and _major(info) >= 25:
         raise SandboxUnavailable(
             'the engine does not use CDI: "features": {"cdi": true} in its daemon.json, and restart it'
@@ -98,11 +102,6 @@ def _major(info: Mapping[str, Any]) -> int:
 
 def _has_hook(info: Mapping[str, Any]) -> bool:
     return "nvidia" in (info.get("Runtimes") or {}) or shutil.which("nvidia-container-runtime-hook") is not None
-
-
-def _numbers(paths: Sequence[str]) -> frozenset[str]:
-    nodes = [DeviceNode(path=path) for path in paths if Path(path).exists()]
-    return numbers([Edits(deviceNodes=nodes)])
 
 
 def nvproxy_problem(driver: str, runtime: str = "runsc") -> str | None:

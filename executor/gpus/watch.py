@@ -20,6 +20,9 @@ _GUARDING = 0.2
 """Seconds between two looks at who might take too much."""
 _SAMPLING = 1.0
 _MAX_SAMPLES = 600
+_SPARE = 0.05
+"""Share of the machine's memory. Host memory that the driver pins for a program (`cudaHostAlloc`, torch's `pin_memory`) counts
+for no control group, so it is the machine's that is looked at."""
 _SLACK = 512 << 20
 """Bytes of a shared device that nobody is told to hold, and nobody is asked about: the driver's own."""
 
@@ -86,6 +89,13 @@ class GpuWatch:
                     )
                 )
         return over
+
+    def machine_is_short(self) -> bool:
+        """Whether the machine has next to no memory left, which the run may have had pinned past its limit."""
+        import psutil  # runs without a GPU do not load it
+
+        memory = psutil.virtual_memory()
+        return bool(memory.available < _SPARE * memory.total)
 
     def usage(self) -> list[GpuUsage]:
         """What the devices were used for, as far as the driver tells. Energy is the whole device's, by its counter."""
