@@ -211,8 +211,8 @@ class Executor:
         finally:
             if run.warm is not None:
                 run.warm.destroy()
-        crowded = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
-        return self._close(run, *judge(run.report, run.oom, crowded, run.failure, run.decision.limits))
+        out_of_pids = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
+        return self._close(run, *judge(run.report, run.oom, out_of_pids, run.failure, run.decision.limits))
 
     def _kind(
         self, experiment: Experiment, policy: Policy, decision: Decision, capabilities: Capabilities

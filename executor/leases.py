@@ -112,7 +112,7 @@ class NotWanted(Exception):
     """Whoever waited was called off; it says why."""
 
 
-class Asking:
+class WantedCheck:
     """Asks, not too often, whether what is waited for is wanted still."""
 
     def __init__(self, unwanted: Unwanted | None) -> None:
@@ -201,7 +201,7 @@ class Leases:
         told: hears the place in the queue, when it changes. Raises SandboxUnavailable when `wait` seconds were not enough,
         or the folder cannot be used; NotWanted when `unwanted` says why; and whatever `look` raises.
         """
-        ask = Asking(unwanted)
+        ask = WantedCheck(unwanted)
         self._make_folder()
         came = time.monotonic()
         deadline = came + wait

@@ -73,13 +73,13 @@ class Owner:
         return not alive(self.pid, self.started)
 
 
-class Claim:
+class Adoption:
     """A container that this process took over from its maker, whose name the labels still have: others know it by a lock
     that ends with this process."""
 
     def __init__(self, name: str) -> None:
         """Raises OSError."""
-        self._path = _claims() / name
+        self._path = _adoptions() / name
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -90,9 +90,9 @@ class Claim:
         os.close(self._file)
 
 
-def claimed(name: str) -> bool:
+def adopted(name: str) -> bool:
     """Whether a living process took this container over."""
-    path = _claims() / name
+    path = _adoptions() / name
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -107,8 +107,8 @@ def claimed(name: str) -> bool:
         os.close(file)
 
 
-def _claims() -> Path:
-    return state_dir() / "claims"
+def _adoptions() -> Path:
+    return state_dir() / "adopted"
 
 
 def alive(pid: int, started: int) -> bool:

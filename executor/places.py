@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from executor.errors import SandboxUnavailable
-from executor.leases import Asking, Choose, Claim, Held, Lease, Leases, Queue, Turn, Unwanted
+from executor.leases import Choose, Claim, Held, Lease, Leases, Queue, Turn, Unwanted, WantedCheck
 from policies.model import Ceiling
 from policies.state import lock_dir, state_dir
 
@@ -86,7 +86,7 @@ class Places:
 
         if beside:
             return self._leases.take(execution, 1, look, _LONGEST, told, unwanted)
-        first, ask = _InTurn(self._mine / "turn.lock"), Asking(unwanted)
+        first, ask = _InTurn(self._mine / "turn.lock"), WantedCheck(unwanted)
         try:
             if not first.wait(_ASKING):
                 told("waiting: other runs of this user's are before this one")

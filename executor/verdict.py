@@ -8,14 +8,14 @@ from policies.model import Limits
 from policies.units import format_bytes, format_seconds
 
 
-def judge(report: Report, oom: bool, crowded: bool, failure: str | None, limits: Limits) -> tuple[Outcome, str]:
+def judge(report: Report, oom: bool, out_of_pids: bool, failure: str | None, limits: Limits) -> tuple[Outcome, str]:
     """The outcome and one line for people.
 
-    `oom`: the kernel or the engine recorded that memory ran out in this container. `crowded`: it was refused
+    `oom`: the kernel or the engine recorded that memory ran out in this container. `out_of_pids`: it was refused
     processes, which gVisor does not survive. `failure`: what broke that is not the experiment's. An exit status of
     137 is the experiment's own word and proves nothing.
     """
-    if failure is not None and crowded and not oom:
+    if failure is not None and out_of_pids and not oom:
         return Outcome.FAILED, f"ended at its limit of {limits.pids} processes"
     if failure is not None and not oom:
         return Outcome.INFRASTRUCTURE, failure

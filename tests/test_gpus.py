@@ -22,7 +22,7 @@ from executor.gpus.account import gpu_seconds
 from executor.gpus.choice import Load, Wanted, fitting, never, pick, share_of, why_not
 from executor.gpus.devices import Device, Machine, Process, Reading
 from executor.gpus.driver import dmem_limit, made, own_nodes, unified_memory_major
-from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_problem
+from executor.gpus.engine import DeviceRequest, device_request, nvproxy_problem, toolkit_problem
 from executor.gpus.lending import Gpus, _turn, outsiders
 from executor.gpus.survey import survey
 from executor.gpus.watch import GpuWatch
@@ -522,19 +522,19 @@ containerEdits: {deviceNodes: [{path: /dev/nvidiactl, type: c, major: 195, minor
     )
     info = {"CDISpecDirs": [str(tmp_path)], "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}
     device = nvml(one()).machine.usable[0]
-    assert asking([device], info, (1, 18, 0)) == Asking(
+    assert device_request([device], info, (1, 18, 0)) == DeviceRequest(
         {"driver": "cdi", "device_ids": ["nvidia.com/gpu=0"]}, "CDI nvidia.com/gpu=0", frozenset({"195:0", "195:255"})
     )
     with pytest.raises(SandboxUnavailable, match="CVE-2025-23266"):
-        asking([device], info, (1, 17, 4))
+        device_request([device], info, (1, 17, 4))
     info["DiscoveredDevices"] = [{"Source": "cdi", "ID": "nvidia.com/gpu=1"}]
     with pytest.raises(SandboxUnavailable, match="nvidia-ctk cdi generate"):
-        asking([device], info, (1, 18, 0))
+        device_request([device], info, (1, 18, 0))
 
 
 def test_an_engine_that_could_use_cdi_and_does_not_is_told_how() -> None:
     with pytest.raises(SandboxUnavailable, match=r"daemon\.json"):
-        asking(nvml(one()).machine.usable, {"ServerVersion": "27.1.0"}, (1, 18, 0))
+        device_request(nvml(one()).machine.usable, {"ServerVersion": "27.1.0"}, (1, 18, 0))
 
 
 def test_an_older_engine_is_asked_by_uuid_and_one_without_a_hook_not_at_all(
@@ -542,11 +542,11 @@ def test_an_older_engine_is_asked_by_uuid_and_one_without_a_hook_not_at_all(
 ) -> None:
     device = nvml(one()).machine.usable[0]
     loaded_unified_memory(tmp_path, monkeypatch)
-    asked = asking([device], {"Runtimes": {"runc": {}, "nvidia": {}}}, (1, 17, 8))
+    asked = device_request([device], {"Runtimes": {"runc": {}, "nvidia": {}}}, (1, 17, 8))
     assert asked.nodes == {"195:254", "195:255", "236:0", "236:1"}, "which its hook makes where they are missing"
     assert asked.request == {"device_ids": [uuid(0)], "capabilities": [["gpu"]]}
     with pytest.raises(SandboxUnavailable, match="no NVIDIA runtime"):
-        asking([device], {"Runtimes": {"runc": {}}}, (1, 17, 8))
+        device_request([device], {"Runtimes": {"runc": {}}}, (1, 17, 8))
 
 
 def test_gvisor_passes_on_only_the_drivers_that_it_knows(tmp_path: Path) -> None:

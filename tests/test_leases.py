@@ -102,12 +102,13 @@ def test_a_lease_survives_the_end_of_its_owners_children(tmp_path: Path) -> None
 
 
 def test_devices_go_out_in_the_order_of_coming(tmp_path: Path) -> None:
-    with taker(tmp_path, hold=1.0) as first:
+    with taker(tmp_path, hold=60) as first:
         line(first)
         with taker(tmp_path, hold=0.1) as second:
             assert "place 1 in the queue" in " ".join(line(second))
             with taker(tmp_path, hold=0.1) as third:
                 assert "place 2 in the queue" in " ".join(line(third))
+                first.kill()
                 got = [
                     next(words for words in iter(lambda p=p: line(p), []) if words[0] == "got") for p in (second, third)
                 ]

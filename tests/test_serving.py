@@ -103,7 +103,7 @@ def test_a_run_that_took_a_container_outlasts_the_service_that_made_it(
             execution = json.loads(running.stdout.read())
     assert execution["stdout"] == "to the end\n"
     assert execution["execution_id"] in {record["execution"] for record in records(own_state, "warm")}
-    assert not list((own_state / "claims").iterdir())
+    assert not list((own_state / "adopted").iterdir())
 
 
 def test_a_command_of_many_runs_serves_itself(own_state: Path, tmp_path: Path) -> None:

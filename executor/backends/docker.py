@@ -35,9 +35,9 @@ from executor.channel import Connection
 from executor.errors import InfrastructureError, SandboxUnavailable
 from executor.experiment import ImageRef
 from executor.gpus.devices import Machine
-from executor.gpus.engine import Asking, asking, nvproxy_problem, toolkit_version
+from executor.gpus.engine import DeviceRequest, device_request, nvproxy_problem, toolkit_version
 from executor.observe import Cgroup
-from executor.ownership import PREFIX, Claim, Owner, claimed
+from executor.ownership import PREFIX, Adoption, Owner, adopted
 from policies.decision import Capabilities
 from policies.model import Isolation, Limits
 from policies.state import cache_dir
@@ -123,7 +123,7 @@ class DockerBackend:
         version, problems = toolkit_version(), {}
         for device in machine.usable:
             try:
-                asking([device], self._info, version)
+                device_request([device], self._info, version)
             except SandboxUnavailable as error:
                 problems[device.uuid] = str(error)
         return problems
@@ -176,7 +176,7 @@ class DockerBackend:
         self._destroy_again()
         limits = spec.limits
         api = self._client.api
-        asked = asking(spec.gpus, self._info, toolkit_version()) if spec.gpus else None
+        asked = device_request(spec.gpus, self._info, toolkit_version()) if spec.gpus else None
         host_config = api.create_host_config(
             network_mode="none",
             **_control_group(spec),
@@ -217,12 +217,12 @@ class DockerBackend:
         self, name: str, container_id: str, owner: Owner, descriptors: Sequence[int]
     ) -> tuple[Container, Connection]:
         try:
-            claim = Claim(name)  # the engine's labels cannot be changed
+            adoption = Adoption(name)  # the engine's labels cannot be changed
         except OSError as error:
-            raise InfrastructureError(f"a container that waited cannot be claimed: {error.strerror}") from None
+            raise InfrastructureError(f"a container that waited cannot be adopted: {error.strerror}") from None
         (attached,) = descriptors
         connection = AttachedConnection(socket.socket(fileno=attached))
-        return DockerContainer(self._client, container_id, self._undestroyed, claim=claim), connection
+        return DockerContainer(self._client, container_id, self._undestroyed, adoption=adoption), connection
 
     def found(self) -> list[Found]:
         try:
@@ -243,7 +243,7 @@ class DockerBackend:
         removed = []
         with contextlib.suppress(SandboxUnavailable):
             for found in self.found():
-                if found.owner.abandoned() and not claimed(found.execution_id):
+                if found.owner.abandoned() and not adopted(found.execution_id):
                     found.container.destroy()
                     removed.append(found.execution_id)
         return removed
@@ -300,7 +300,7 @@ def _control_group(spec: ContainerSpec) -> dict[str, Any]:
     return {key: value for name, group in groups.items() if name not in spec.unheld for key, value in group.items()}
 
 
-def _passed(asked: Asking | None) -> Passed | None:
+def _passed(asked: DeviceRequest | None) -> Passed | None:
     return None if asked is None else Passed(asked.way, {}, asked.nodes)
 
 
@@ -318,9 +318,9 @@ class DockerContainer:
         container_id: str,
         undestroyed: set[str],
         passed: Passed | None = None,
-        claim: Claim | None = None,
+        adoption: Adoption | None = None,
     ) -> None:
-        self._claim = claim
+        self._adoption = adoption
         self.id = container_id
         self.passed = passed or Passed()
         self._api = client.api
@@ -377,9 +377,9 @@ class DockerContainer:
             pass  # gone already
         except _ENGINE_ERRORS:
             self._undestroyed.add(self.id)
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            claim.release()
+        adoption, self._adoption = self._adoption, None
+        if adoption is not None:
+            adoption.release()
 
     def _inspect(self) -> dict[str, Any]:
         try:

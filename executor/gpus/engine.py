@@ -27,7 +27,7 @@ Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Asking:
+class DeviceRequest:
     """How the engine is asked."""
 
     request: dict[str, Any]
@@ -66,7 +66,7 @@ def toolkit_problem(version: Version | None) -> str | None:
     return None
 
 
-def asking(devices: Sequence[Device], info: Mapping[str, Any], version: Version | None) -> Asking:
+def device_request(devices: Sequence[Device], info: Mapping[str, Any], version: Version | None) -> DeviceRequest:
     """How to ask this engine (its /info) for the devices. Raises SandboxUnavailable, with what is missing."""
     if (problem := toolkit_problem(version)) is not None:
         raise SandboxUnavailable(problem)
@@ -75,7 +75,9 @@ def asking(devices: Sequence[Device], info: Mapping[str, Any], version: Version 
         known = {str(one.get("ID")) for one in info.get("DiscoveredDevices") or [] if one.get("Source") == "cdi"}
         if found is not None and (not known or all(one.name in known for one in found)):
             names = [one.name for one in found]
-            return Asking({"driver": "cdi", "device_ids": names}, f"CDI {', '.join(names)}", numbers(all_edits(found)))
+            return DeviceRequest(
+                {"driver": "cdi", "device_ids": names}, f"CDI {', '.join(names)}", numbers(all_edits(found))
+            )
     if _has_hook(info):
         uuids = [device.uuid for device in devices]
         major = unified_memory_major()
@@ -83,7 +85,7 @@ def asking(devices: Sequence[Device], info: Mapping[str, Any], version: Version 
         own = [path for device in devices for path in own_nodes(device) if Path(path).exists()]
         nodes = control | numbers([Edits(deviceNodes=[DeviceNode(path=path) for path in own])])
         request = {"device_ids": uuids, "capabilities": [["gpu"]]}
-        return Asking(request, "NVIDIA's hook of the engine", nodes, by_variable=True)
+        return DeviceRequest(request, "NVIDIA's hook of the engine", nodes, by_variable=True)
     if not info.get("CDISpecDirs") and _major(info) >= 25:
         raise SandboxUnavailable(
             'the engine does not use CDI: "features": {"cdi": true} in its daemon.json, and restart it'

@@ -9,7 +9,7 @@ _COMMAND = 200
 
 
 @dataclass(frozen=True)
-class Owner:
+class ProcessOwner:
     """What is known of a process; empty where /proc does not show it to us."""
 
     user: str
@@ -18,7 +18,7 @@ class Owner:
     """The engine's id of its container, or the execution id of a daemonless one of ours."""
 
 
-def owner_of(pid: int) -> Owner:
+def owner_of(pid: int) -> ProcessOwner:
     """Looks a process of this pid namespace up. The command is the process's own word, and hostile."""
     import psutil
 
@@ -26,8 +26,8 @@ def owner_of(pid: int) -> Owner:
         process = psutil.Process(pid)
         user, command = process.username(), " ".join(process.cmdline()) or process.name()
     except (psutil.Error, OSError, KeyError):
-        return Owner("", "", container_of(pid))
-    return Owner(user, command[:_COMMAND], container_of(pid))
+        return ProcessOwner("", "", container_of(pid))
+    return ProcessOwner(user, command[:_COMMAND], container_of(pid))
 
 
 def container_of(pid: int) -> str:

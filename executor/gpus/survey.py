@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from executor.gpus.devices import Device, Reading
 from executor.gpus.lending import Gpus
-from executor.gpus.processes import Owner, owner_of
+from executor.gpus.processes import ProcessOwner, owner_of
 from executor.leases import Claim, Queue
 
 
@@ -17,7 +17,7 @@ class Using:
     pid: int
     memory: int | None
     """Bytes."""
-    owner: Owner
+    owner: ProcessOwner
     execution: str
     """labsandbox's, where the process is in a container that the device is lent to."""
 
