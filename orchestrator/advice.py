@@ -34,7 +34,9 @@ def recommendation_of(analysis: str) -> dict[str, str] | None:
         lines = _GOAL.findall(analysis)
         reasons = _WHY.findall(analysis)
         goal, why = (lines[-1] if lines else ""), (reasons[-1] if reasons else "")
-    goal = clean_line(goal.strip().strip('"*_`“”'), _MAX_GOAL)
+    # A goal has no control characters (check_goal), so they are left out here and not made visible.
+    words = "".join(character if character.isprintable() else " " for character in goal)
+    goal = clean_line(words.strip().strip('"*_`“”'), _MAX_GOAL)
     try:
         return {"goal": check_goal(goal), "why": clean_line(why or "", 1000).strip('"*_`“”')}
     except UsageProblem:

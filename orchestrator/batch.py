@@ -5,11 +5,8 @@ from the sprints' journals.
 """
 
 import itertools
-import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +15,15 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.agents.answers import clean_line
-from orchestrator.journal import EVENTS, peek
+from orchestrator.child import last_words, start
+from orchestrator.journal import EVENTS
+from results.dashboard.steps import Steps
+from results.dashboard.tails import Lines
 
 _TICK = 0.25
 _HEEDED = 3
-_PHASES = ("discussion", "implementation", "validation")
+_LOOK = 16 << 20
+"""Bytes of a journal that are read at most in one look."""
 
 
 @dataclass
@@ -42,6 +43,9 @@ class Line:
     """How lines of its standard error begin that are kept; nothing: none are."""
     heeded: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._journal, self._steps = Lines(self.folder / EVENTS), Steps()
+
     @property
     def status(self) -> int | None:
         """Exit status, negative where a signal ended it; None while it has not ended."""
@@ -49,30 +53,31 @@ class Line:
 
     @property
     def seconds(self) -> float:
-        """How long it has run."""
+        """Seconds from its start to now, or to its end."""
         return 0.0 if self.began is None else (self.ended or time.monotonic()) - self.began
 
     def doing(self) -> str:
-        """What it is at, in a word or two."""
+        """What it is at, in a word or two. Reads what its journal has gained since the last call."""
         if self.process is None:
             return "waiting"
         if self.ended is not None:
             return "ended" if self.status == 0 else f"ended with status {self.status}"
-        steps = [str(step.get("step")) for step in peek(self.folder / EVENTS)]
-        at = next((name for name in reversed(_PHASES) if f"{name}.begin" in steps), "starting")
-        repairs = sum(step.startswith("repair.") and step.endswith(".code") for step in steps)
+        grown = self._journal.look(_LOOK)
+        self._steps = Steps() if grown.anew else self._steps
+        self._steps.take(grown.data)
+        begun = [phase.name for phase in self._steps.phases(self.began) if phase.state != "waiting"]
+        at = begun[-1] if begun else "starting"
+        repairs = sum(step.name.startswith("repair.") and step.name.endswith(".code") for step in self._steps.steps)
         return f"{at}, repair {repairs}" if at == "implementation" and repairs else at
 
     def close(self) -> None:
         """Keeps the last line that it wrote to standard error; many goals would else be many open files."""
+        self._journal.close()
         if self.log is not None:
             self.log.seek(0)
             heeded = (line for line in self.log if self.heed and line.startswith(self.heed.encode()))
             self.heeded = [clean_line(line.decode("utf-8", "replace")) for line in itertools.islice(heeded, _HEEDED)]
-            self.log.seek(0, os.SEEK_END)
-            self.log.seek(max(0, self.log.tell() - 4096))
-            lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
-            self.last_words = clean_line(lines[-1]) if lines else ""
+            self.last_words = last_words(self.log)
             self.log.close()
             self.log = None
 
@@ -87,8 +92,7 @@ def run_batch(
             while waiting and len(running) < parallel:
                 line = waiting.pop(0)
                 line.began = time.monotonic()
-                line.log = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
-                line.process = _start(line, results, more)
+                line.process, line.log = start(line.sprint, results, more)
                 running.append(line)
             for line in list(running):
                 if line.process is not None and line.process.poll() is not None:
@@ -97,14 +101,6 @@ def run_batch(
                     running.remove(line)
             look()
             time.sleep(_TICK)
-
-
-def _start(line: Line, results: Path, more: Sequence[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "orchestrator", "resume", line.sprint, "--results", str(results), "--json", *more]
-    # A session of its own: Ctrl-C reaches it once, from us, and not from the terminal as well.
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=line.log, start_new_session=True
-    )
 
 
 @contextmanager

@@ -3,4 +3,3 @@
 from typing import Literal
 
 BackendChoice = Literal["auto", "docker", "oci"]
-GPU_WAIT = 600.0

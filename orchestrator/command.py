@@ -6,9 +6,7 @@ from pathlib import Path
 
 from orchestrator.agents.choice import AgentsChoice
 from orchestrator.lab_setup import LabOptions
-
-_LIMITS = ("gpus", "gpu_memory", "wall", "cpus", "memory", "pids", "workspace")
-"""Those that are options; the others can be asked for from Python only."""
+from policies.asking import LIMIT_OPTIONS
 
 
 def repeating(
@@ -26,7 +24,7 @@ def repeating(
     chosen = [
         ("agents", agents, "auto"),
         *((name, getattr(options, name), getattr(usual, name)) for name in ("policy", "backend", "runtime", "image")),
-        *((name, asked.get(name), None) for name in _LIMITS),
+        *((name, asked.get(name), None) for name in LIMIT_OPTIONS),
         ("gpu_wait", options.gpu_wait, usual.gpu_wait),
         ("results", str(results), "results"),
     ]

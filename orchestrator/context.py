@@ -1,20 +1,19 @@
 """What all parts of a sprint share: who is asked, where it is recorded, who is told."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol
+from typing import Any, Protocol
 
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.agents.answers import Code
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentError
+from orchestrator.background import in_background
 from orchestrator.journal import Journal
 from results.store import RunFolder
+from sandbox_images.lock import Flavour
 
 CALLS = "agents.jsonl"
-_P = ParamSpec("_P")
 
 
 class Progress(Protocol):
@@ -46,10 +45,11 @@ RunExperiment = Callable[[Experiment, Sink, float], Execution]
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which experiments run: in words for the agents, and the seconds that one may take."""
+    """Under which experiments run: in words for the agents, the seconds that one may take, and the packages inside."""
 
     facts: str
     wall: float
+    flavour: Flavour
 
 
 class Context:
@@ -108,17 +108,3 @@ class Context:
             self.progress.note(f"the key that signs for {call['agent']} has changed: it was {pinned}, and is {key}")
         if signature.get("grade") == "invalid":
             self.progress.note(f"{call['agent']}: the answer's signature is not valid")
-
-
-def in_background(work: Callable[_P, str], *arguments: _P.args, **named: _P.kwargs) -> Future[str]:
-    """What `work` gives, from a daemon thread: unlike a pool's, nobody waits for it when the process is to end."""
-    outcome: Future[str] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work(*arguments, **named))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="agent", daemon=True).start()
-    return outcome

@@ -40,7 +40,9 @@ def verify_gpu_image() -> str:
     machine = Nvml().machine
     if machine.problem:
         return f"not tried on a device: {machine.problem}"
-    options = LabOptions(policy="gpu", backend="docker", limits=PartialLimits.model_validate({"gpus": 1, "wall": "60s"}))
+    options = LabOptions(
+        policy="gpu", backend="docker", limits=PartialLimits.model_validate({"gpus": 1, "wall": "60s"})
+    )
     lab = open_lab(options, lambda text: None)
     sink: Sink = _Nowhere()
     done = lab.executor.run(Experiment(code=_LOOK), lab.policy, lab.request, sink)

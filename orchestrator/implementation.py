@@ -1,7 +1,7 @@
 """From a plan to an experiment that ran: code is asked for, mended, run, and repaired while that may help.
 
 A repair is decided by three of the team after the DebuggerAgent has looked; what needs no judgement (a program that does
-not parse, a package that cannot be had, a run that took too long) is sent back at once. Every attempt stays on record.
+not parse, a package that is not available, a run that took too long) is sent back at once. Every attempt stays on record.
 """
 
 import time
@@ -61,11 +61,11 @@ class Attempt:
 
     @property
     def executions(self) -> tuple[Execution, ...]:
-        """All that was run of it."""
+        """Its runs, in their order."""
         return (*((self.execution,) if self.execution else ()), *self.further)
 
     def as_phase(self) -> dict[str, Any]:
-        """As it stands in a summary."""
+        """The attempt as a part of a summary, under its names."""
         not_run = {"stdout": "", "stderr": "", "returncode": None, "success": False, "error": self.problem}
         return {
             "code": self.code,
@@ -146,8 +146,9 @@ class Implementation:
             note(f"the code was mended: {line}")
         report = check_source(mended.code)
         folder.write_text("experiment.py", mended.code)
-        folder.write_text("requirements.txt", requirements_text(report.imports, ()))
-        done: dict[str, Any] = {"code": mended.code, "dependencies": list(locked_requirements(report.imports))}
+        flavour = self._context.terms.flavour
+        folder.write_text("requirements.txt", requirements_text(report.imports, (), flavour))
+        done: dict[str, Any] = {"code": mended.code, "dependencies": locked_requirements(report.imports, flavour)}
         done |= {"problem": _problem(mended.code, report), "execution": None}
         seconds = min(self._context.terms.wall, self.deadline - time.monotonic())
         if done["problem"] is None and seconds < _LEAST_RUN:
@@ -155,12 +156,12 @@ class Implementation:
         if done["problem"] is not None:
             note(done["problem"])
             return done
-        experiment = experiment_of(mended, report, answer.dependencies, self._seed)
+        experiment = experiment_of(mended, report, answer.dependencies, flavour, self._seed)
         done["experiment"] = experiment.model_dump(mode="json", exclude={"code", "left", "more"})
         experiment = experiment.model_copy(update={"more": max(0.0, self.deadline - time.monotonic() - seconds)})
         execution = self._context.run_experiment(experiment, folder, seconds)
         self.deadline += execution.timings.queue_s
-        folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages))
+        folder.write_text("requirements.txt", requirements_text(report.imports, execution.packages, flavour))
         done["execution"] = execution.as_json()
         if execution.outcome in _UNENDED:
             raise _Unended(done)

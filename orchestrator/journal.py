@@ -28,7 +28,7 @@ class Journal:
     """The record of one sprint's steps. One process at a time has it; its threads may share it."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes the file. Raises UsageProblem when another process is at it, or it is no journal."""
+        """Opens or makes the file. Raises UsageProblem when another process is at it, or it is not a journal."""
         self._lock = threading.Lock()
         self._file = path.open("a+b", buffering=0)
         try:
@@ -90,7 +90,7 @@ class Journal:
         return line
 
     def close(self) -> None:
-        """Lets others have it."""
+        """Closes the file: another process may open it now."""
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -11,8 +11,9 @@ from executor.executor import Executor
 from executor.places import Places, Room
 from orchestrator.choices import BackendChoice
 from orchestrator.serving import supply
+from policies.asking import GPU_WAIT
 from policies.audit import AuditLog
-from policies.decision import GPU_WAIT, Request
+from policies.decision import Request
 from policies.merge import box_ceilings, terms_here
 from policies.model import PartialLimits, Policy, built_in_policies, load_policy
 from policies.state import audit_path, cache_dir, state_dir
@@ -57,6 +58,11 @@ class Lab:
     why: str
     """Which backend, and why that one."""
 
+    @property
+    def flavour(self) -> Flavour:
+        """Which packages its containers hold."""
+        return self.executor.backend.flavour
+
 
 def open_lab(options: LabOptions, progress: Progress) -> Lab:
     """Reads policy and ceilings, picks the backend, and sweeps what crashed runs left.
@@ -81,7 +87,7 @@ def _flavour(options: LabOptions, terms: Policy) -> Flavour:
     return "gpu" if asked else "cpu"
 
 
-def choose_backend(options: LabOptions, progress: Progress, flavour: Flavour = "cpu") -> tuple[Backend, str]:
+def choose_backend(options: LabOptions, progress: Progress, flavour: Flavour) -> tuple[Backend, str]:
     """The backend asked for; for "auto", docker if its image is there or can be built, otherwise oci."""
     if options.backend == "oci" or options.folder is not None:
         if options.image is not None and options.folder is None:

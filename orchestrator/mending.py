@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 from executor.experiment import Experiment
 from executor.imports import SourceReport, check_source, needed_imports, read_apart
 from orchestrator.agents.answers import strip_fences
-from sandbox_images.lock import distribution_of, locked, stated_requirements
+from sandbox_images.lock import Flavour, canonical, distribution_of, locked, stated_requirements
 
 _MAX_REQUIREMENTS = 50
 _ENDS_COMMAND = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1"}
@@ -126,16 +125,20 @@ def mend(answer: str) -> Mended:
     return Mended(str(said["code"]), requirements, tuple(notes))
 
 
-def experiment_of(mended: Mended, report: SourceReport, stated: Iterable[str], seed: int) -> Experiment:
-    """What is to be run of a program: with what its agent states and what it would have installed by itself.
+def experiment_of(
+    mended: Mended, report: SourceReport, stated: Iterable[str], flavour: Flavour, seed: int
+) -> Experiment:
+    """What is to be run of a program: with what its agent states and what it would have installed by itself, as far as a
+    sandbox of that flavour does not hold it.
 
     A module that it installs a package of another name for is not looked up by its own name: whoever owns that name on
     the index would be asked in.
     """
-    lifted = [text for text in mended.requirements if canonicalize_name(Requirement(text).name) not in locked()]
+    named = {text: canonical(Requirement(text).name) for text in mended.requirements}
+    lifted = [text for text, name in named.items() if name not in locked(flavour)]
     known = {distribution_of(module) for module in report.imports}
-    strangers = [text for text in lifted if canonicalize_name(Requirement(text).name) not in known]
-    believed = stated_requirements([*stated, *lifted], report.imports)
+    strangers = [text for text in lifted if named[text] not in known]
+    believed = stated_requirements([*stated, *lifted], report.imports, flavour)
     return Experiment(
         code=mended.code,
         seed=seed,

@@ -87,12 +87,12 @@ def lines_at_fault(code: str, stderr: str) -> str:
 
 
 def diagnose_prompt(goal: str, failure: Failure, code: str, facts: str) -> str:
-    """For the DebuggerAgent."""
+    """Asks the DebuggerAgent for the cause of a failure."""
     return f"Goal: {goal}\nTask: diagnose\n\n{failure.what}\n\n{_program(code)}\n\n{facts}"
 
 
 def vote_prompt(goal: str, failure: Failure, diagnosis: str) -> str:
-    """For those who vote."""
+    """Asks whether a failure is worth a repair."""
     return (
         f"Goal: {goal}\nTask: vote\n\n{failure.what}\n\nThe DebuggerAgent says: {diagnosis[:_WORDS]}\n\n"
         "Should the program be written again with this in mind, and run once more? Answer with a first line "
@@ -101,7 +101,7 @@ def vote_prompt(goal: str, failure: Failure, diagnosis: str) -> str:
 
 
 def code_prompt(goal: str, plan: str, failure: Failure, diagnosis: str, code: str, facts: str) -> str:
-    """For the code agent."""
+    """Asks the code agent for a program that does not fail like this one."""
     said = f"\n\nThe DebuggerAgent says: {diagnosis[:_WORDS]}" if diagnosis else ""
     return (
         f"Goal: {goal}\nTask: repair\n\nThe program below failed.\n{failure.what}{said}\n\n{_program(code)}\n\n"

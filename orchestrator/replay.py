@@ -22,7 +22,7 @@ Fault = Literal["none", "code", "environment", "unknown"]
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of it."""
+    """What came of a replay."""
 
     recorded: str
     """How it ended then."""
@@ -42,9 +42,9 @@ def read_recorded(path: Path) -> Summary:
     except OSError as error:
         raise UsageProblem(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise UsageProblem(f"{file} is no JSON") from None
+        raise UsageProblem(f"{file} is not JSON") from None
     if not isinstance(data, dict):
-        raise UsageProblem(f"{file} is no summary of a sprint")
+        raise UsageProblem(f"{file} is not a sprint's summary")
     return data
 
 
@@ -62,8 +62,9 @@ def replay(summary: Summary, open_lab: Callable[[], Lab], results: Path, watch: 
         return Replayed(then, "code", f"it does not parse{where}: {report.error}", None, None)
     stated = part.get("dependencies")
     names = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
-    experiment = experiment_of(mended, report, names, seed)
-    execution, folder = run_single(open_lab(), experiment, report.imports, results, watch)
+    lab = open_lab()
+    experiment = experiment_of(mended, report, names, lab.flavour, seed)
+    execution, folder = run_single(lab, experiment, report.imports, results, watch)
     fault, why = fault_of(execution)
     return Replayed(then, fault, why, execution, folder)
 

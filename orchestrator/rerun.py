@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
+from executor.backends.base import Progress
 from executor.errors import SandboxUnavailable
 from executor.experiment import AnyRecord, Execution, Experiment, KeptRecord, Left, PlanRecord, RunRecord
 from executor.imports import check_source, needed_imports
@@ -26,7 +26,7 @@ RERUN = "rerun.json"
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedSprint:
     """What a sprint ran, so that it can be run again."""
 
     sprint: str
@@ -63,7 +63,7 @@ class Rerun:
     """Trainings that both have."""
 
 
-def recorded(store: Store, sprint: str) -> Recorded:
+def recorded(store: Store, sprint: str) -> RecordedSprint:
     """Reads what a sprint ran last. Raises StoreError; UsageProblem where its record is not enough to repeat it."""
     folder = store.existing(sprint)
     summary = store.summary(folder.id)
@@ -74,11 +74,13 @@ def recorded(store: Store, sprint: str) -> Recorded:
     try:
         execution = Execution.from_json(execution_of(summary))
     except ValidationError:
-        raise UsageProblem(f"{folder.id} has no whole execution on record (labsandbox replay takes its code)") from None
+        raise UsageProblem(
+            f"{folder.id} has no complete execution on record (labsandbox replay takes its code)"
+        ) from None
     if execution.image is None:
         raise UsageProblem(f"{folder.id}: the experiment was never started, so there is nothing to repeat")
     seed = summary.get("seed")
-    return Recorded(
+    return RecordedSprint(
         sprint=folder.id,
         code=code,
         seed=seed if isinstance(seed, int) else 0,
@@ -102,7 +104,7 @@ def _options(folder: Path, execution: Execution) -> LabOptions:
     return replace(options, backend="oci", runtime=execution.runtime)
 
 
-def rerun(before: Recorded, seed: int, results: Path, note: Any, watch: Watch) -> Rerun:
+def rerun(before: RecordedSprint, seed: int, results: Path, note: Progress, watch: Watch) -> Rerun:
     """Runs it again, in as many containers as the study had, with the sizes that it kept: measured anew, the same seeds
     would train for another number of steps. Raises SandboxUnavailable when the image or environment is not there any more.
     """
@@ -154,12 +156,12 @@ def _further(lab: Lab, experiment: Experiment, folder: RunFolder, most: int, wat
             return
 
 
-def _same_image(lab: Lab, before: Execution, note: Any) -> None:
+def _same_image(lab: Lab, before: Execution, note: Progress) -> None:
     assert before.image is not None
     image = lab.executor.backend.prepare(note)
     if image.digest != before.image.digest:
         raise SandboxUnavailable(
-            f"what the sprint ran in is not here any more: {before.image.digest}; this is {image.digest}"
+            f"what the sprint ran in is no longer here: {before.image.digest}; this is {image.digest}"
         )
 
 
@@ -168,7 +170,7 @@ def _pins(execution: Execution) -> tuple[str, ...]:
     return tuple(package.split(" ")[0] for package in execution.packages)
 
 
-def _terms(before: Recorded, after: Execution, seed: int) -> Iterator[Difference]:
+def _terms(before: RecordedSprint, after: Execution, seed: int) -> Iterator[Difference]:
     was = before.execution
     pairs = {
         "seed": (before.seed, seed),

@@ -75,7 +75,7 @@ class AIResearchTeam:
     def run_sprint(self, goal: str, follows: str | None = None) -> dict[str, Any]:
         """Runs one sprint and returns its summary, which is also in the results folder.
 
-        follows: the sprint whose recommendation the goal is. Raises UsageProblem for what is no goal; PolicyError,
+        follows: the sprint whose recommendation the goal is. Raises UsageProblem for what is not a goal; PolicyError,
         RequestDenied, SandboxUnavailable or StoreError when nothing could be started; AgentError when no code came.
         """
         spec = self._spec(goal, follows)
@@ -102,7 +102,7 @@ class AIResearchTeam:
             spec = recorded_spec(journal)
             if journal.done("end"):
                 later = f" (labsandbox export {folder.id} --to {self._tracking.to})" if self._tracking else ""
-                self._progress.note(f"{folder.id} had ended; there is nothing left to do{later}")
+                self._progress.note(f"{folder.id} has ended already; there is nothing left to do{later}")
                 return store.summary(folder.id)
             try:
                 return self._carry_out(spec, lambda: (folder, journal))
@@ -188,7 +188,7 @@ class AIResearchTeam:
             run_experiment,
             folder,
             journal,
-            Terms(sandbox_facts(terms), terms.limits.wall),
+            Terms(sandbox_facts(terms, lab.flavour), terms.limits.wall, lab.flavour),
             self._progress,
             spec.account,
         )
@@ -196,7 +196,7 @@ class AIResearchTeam:
         return Sprint(context, spec.seed, self._budgets, command, spec.follows, audit_path(), recall)
 
     def _recall(self, spec: SprintSpec, folder: RunFolder) -> Recall | None:
-        """The sprint's own folder holds nothing yet, or what it is resumed from: it is no earlier one."""
+        """The sprint's own folder holds nothing yet, or what it is resumed from: it is not an earlier one."""
         if not spec.recall:
             return None
         memory = Memory(memory_path(), self._results)

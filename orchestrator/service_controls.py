@@ -6,11 +6,8 @@ the lock on its journal, so sprints that were started elsewhere are known as wel
 
 import contextlib
 import os
-import pwd
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
 from pydantic import ValidationError
 
 from executor.errors import ExecutorError
-from executor.gpus.survey import Survey
+from executor.gpus.survey import Survey, user_name
 from executor.observe import Cgroup
 from executor.ownership import alive, start_ticks
 from orchestrator.advice import advised_goal
-from orchestrator.agents.answers import clean_line
 from orchestrator.agents.choice import AgentsChoice
+from orchestrator.child import last_words, start
 from orchestrator.errors import UsageProblem
 from orchestrator.journal import EVENTS
 from orchestrator.lab_setup import LabOptions
@@ -83,10 +81,10 @@ class ServiceControls:
         found: dict[str, Process] = {}
         at_work = {run: one.process.pid for run, one in self._started.items() if one.process.returncode is None}
         for run, pid in {**at_work, **dict(_journals_held(root))}.items():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, psutil.Error):
                 uid = Path(f"/proc/{pid}").stat().st_uid
                 stoppable = uid == os.getuid() and _is_a_sprints(pid)
-                found[run] = Process(pid, _user(uid), _began(pid), stoppable)
+                found[run] = Process(pid, user_name(uid), psutil.Process(pid).create_time(), stoppable)
         counts = [process.pid for process in found.values()]
         # A process that is at several sprints would end them all.
         return {
@@ -97,10 +95,7 @@ class ServiceControls:
     def _reap(self) -> None:
         for one in self._started.values():
             if one.process.poll() is not None and not one.log.closed:
-                one.log.seek(0, os.SEEK_END)
-                one.log.seek(max(0, one.log.tell() - 4096))
-                lines = one.log.read().decode("utf-8", "replace").strip().splitlines()
-                one.last_words = clean_line(lines[-1]) if lines and one.process.returncode else ""
+                one.last_words = last_words(one.log) if one.process.returncode else ""
                 one.log.close()
 
     def last_words(self, sprint: str) -> str:
@@ -146,21 +141,7 @@ class ServiceControls:
                 sprint = team.prepare_sprint(goal, self._recommending(wish.follows, goal))
             except (UsageProblem, PolicyError, StoreError) as error:
                 raise Refused(str(error)) from None
-            log = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
-            command = [
-                sys.executable,
-                "-m",
-                "orchestrator",
-                "resume",
-                sprint,
-                "--results",
-                str(self._results),
-                "--json",
-            ]
-            # A session of its own: Ctrl-C that ends the dashboard does not reach it.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
-            )
+            process, log = start(sprint, self._results)
             with self._lock:
                 self._started[sprint] = _Started(process, log)
                 self._looked = float("-inf")
@@ -286,13 +267,6 @@ def _interrupt(pid: int) -> signal.Signals:
     return signal.SIGINT
 
 
-def _began(pid: int) -> float:
-    """When a process started, in seconds since the epoch."""
-    ticks = start_ticks(pid)
-    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    return int(boot.split()[1]) + (ticks or 0) / os.sysconf("SC_CLK_TCK")
-
-
 def _groups() -> dict[int, Cgroup]:
     """The control groups of the containers that run, by their owners' pids."""
     found = {}
@@ -301,10 +275,3 @@ def _groups() -> dict[int, Cgroup]:
             if one.mine and one.found.running and (group := one.found.container.group()) is not None:
                 found[one.found.owner.pid] = group
     return found
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -26,7 +26,7 @@ def supply() -> RemotePool:
 @contextmanager
 def serving() -> Iterator[Pool | None]:
     """Keeps containers warm until it is left; None where another process of this user does so already, or where the
-    socket cannot be had: then runs make their own."""
+    socket cannot be used: then runs make their own."""
     state = state_dir()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (state / _LOCK).open("w") as lock, contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ def _most() -> int:
 
 
 def _backend(recipe: Recipe) -> Backend:
-    """The backend that a client has."""
+    """A backend like the one that a client describes."""
     runtime, image = recipe.get("runtime") or "runc", recipe.get("image")
     flavour: Flavour = "gpu" if recipe.get("flavour") == "gpu" else "cpu"
     if recipe.get("backend") == "docker":

@@ -27,9 +27,9 @@ class ModelSettings:
     max_cost: float | None = None
     """In one sprint, in the currency of the prices; None: only the tokens count."""
     prompt_price: float = 0.0
-    """Of a million tokens."""
+    """For a million tokens of prompts."""
     completion_price: float = 0.0
-    """Of a million tokens."""
+    """For a million tokens of answers."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Settings:
     def read(cls, warn: Callable[[str], None] = lambda text: None, folder: Path | None = None) -> Self:
         """Reads the environment and `folder`/.env; nothing is put into the process's own environment.
 
-        Raises UsageProblem for a number that is none.
+        Raises UsageProblem for what should be a number and is not.
         """
         file = (folder or Path.cwd()) / ".env"
         try:
@@ -87,7 +87,7 @@ def _model(setting: Callable[[str], str | None]) -> ModelSettings | None:
         except ValueError:
             value = math.nan
         if value is not None and not 0 <= value < math.inf:
-            raise UsageProblem(f"{name} must be a number that is not negative")
+            raise UsageProblem(f"{name} must be a number of at least 0")
         return value
 
     tokens = amount("LABSANDBOX_LLM_MAX_TOKENS")

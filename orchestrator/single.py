@@ -49,5 +49,5 @@ def run_single(
 
             extract(folder.path)
             draw_run(folder.path)
-        folder.write_text("requirements.txt", requirements_text(imports, execution.packages))
+        folder.write_text("requirements.txt", requirements_text(imports, execution.packages, lab.flavour))
     return execution, folder.path

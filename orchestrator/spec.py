@@ -36,7 +36,7 @@ class SprintSpec(BaseModel):
 
 
 def put_on_record(spec: SprintSpec, journal: Journal) -> None:
-    """Begins a journal with it."""
+    """Makes it the first step of a journal."""
     journal.step(_STEP, lambda: spec.model_dump(mode="json", exclude_none=True))
 
 

@@ -102,7 +102,7 @@ def kill(prefix: str) -> Running:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What was removed."""
+    """What `clear` removed."""
 
     containers: list[str]
     paths: list[Path]

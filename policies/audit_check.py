@@ -18,7 +18,6 @@ from policies.checkpoint import Checkpoint, CheckpointError, Verifier, load_veri
 from policies.merkle import (
     HASH_BYTES,
     Frontier,
-    frontier,
     inclusion_proof,
     leaf_hash,
     root_from_proof,
@@ -108,7 +107,7 @@ def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None, size
         found.notes.append("the last line is torn: a writer died, and the next one repairs it")
     note = found.checkpoint
     if note is not None and wanted[note.size] != note.root:
-        found.problems += list(_named(log, note, tree.size, found.verifier))
+        found.problems += list(_named(log, note, tree.size))
     elif note is not None and tree.size > note.size:
         found.notes.append(
             f"records {_span(note.size, tree.size)} were never signed: a writer died, and the next one takes them out"
@@ -124,7 +123,7 @@ def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None, size
             )
 
 
-def _named(log: AuditLog, note: Checkpoint, size: int, verifier: Verifier | None) -> Iterator[str]:
+def _named(log: AuditLog, note: Checkpoint, size: int) -> Iterator[str]:
     """What was done to a log whose root is not the signed one."""
     signed = _signed_leaves(log, note)
     if signed is not None:
@@ -142,17 +141,11 @@ def _named(log: AuditLog, note: Checkpoint, size: int, verifier: Verifier | None
 
 def _signed_leaves(log: AuditLog, note: Checkpoint) -> list[bytes] | None:
     """The hashes of the records as they were signed, from the stored hashes, if these are still the signed ones."""
-    try:
-        data = log.hashes.read_bytes()
-    except OSError:
+    data = _stored_hashes(log)
+    if len(data) < stored_count(note.size) * HASH_BYTES:
         return None
-
-    def stored(number: int) -> bytes:
-        return data[number * HASH_BYTES : (number + 1) * HASH_BYTES]
-
-    if len(data) < stored_count(note.size) * HASH_BYTES or frontier(note.size, stored).root() != note.root:
-        return None
-    leaves = [stored(stored_number(0, index)) for index in range(note.size)]
+    places = [stored_number(0, index) * HASH_BYTES for index in range(note.size)]
+    leaves = [data[at : at + HASH_BYTES] for at in places]
     tree = Frontier()
     for leaf in leaves:
         tree.append(leaf)

@@ -3,18 +3,19 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import rfc8785
 
+from policies.text import cell
+
 Record = dict[str, Any]
 Format = Literal["jsonl", "csv", "ocsf"]
 _AGO = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _COLUMNS = ("seq", "time", "event", "user", "uid", "execution", "sprint", "allow", "outcome", "rule", "what")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would calculate
 
 
 @dataclass(frozen=True)
@@ -60,47 +61,69 @@ def rules_of(record: Record) -> list[str]:
 
 
 def what(record: Record) -> str:
-    """A record's point in a few words."""
-    match record.get("event"):
-        case "decision":
-            verb = "allowed" if record.get("allow") else "denied"
-            return f"{verb} under {(record.get('policy') or {}).get('name')}: {', '.join(rules_of(record))}"
-        case "start":
-            image, wrong = record.get("image") or {}, record.get("deviations")
-            told = f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
-            return f"{told}, not as decided: {'; '.join(map(str, wrong))}" if wrong else told
-        case "warm":
-            return f"a container of {(record.get('image') or {}).get('reference')} is made ahead"
-        case "warm-end":
-            return "the container that was made ahead served no run"
-        case "dependencies":
-            return f"fetched {', '.join(str(line).split(' ')[0] for line in record.get('wheels') or [])}"
-        case "network":
-            verb = "allowed" if record.get("allow") else "refused"
-            where = f"{record.get('method')} {record.get('host')}:{record.get('port')}"
-            return f"{verb} {where} ({record.get('rule')}: {record.get('reason')})"
-        case "network-end":
-            return f"{record.get('host')}:{record.get('port')}, {record.get('bytes_up')} bytes up, {record.get('bytes_down')} down"
-        case "network-flood":
-            return f"refused {record.get('refused')} more requests"
-        case "lease":
-            shared = ", shared" if record.get("shared") else ""
-            return f"lent {', '.join(map(str, record.get('gpus') or []))}{shared}, after {record.get('waited_s')} s"
-        case "limit":
-            return f"{record.get('limit')} reached"
-        case "end":
-            return f"{record.get('outcome')}: {record.get('message')}"
-        case "sweep":
-            return f"removed {len(record.get('removed') or [])} abandoned container(s)"
-        case "kill":
-            return "ended from outside"
-        case "log-repaired":
-            covered = f", covered records {record['unsigned']}" if record.get("unsigned") else ""
-            return f"cut {record.get('torn_bytes', 0)} bytes of a torn line{covered}"
-        case "log-adopted":
-            return f"{record.get('records')} records from before there were checkpoints"
-        case _:
-            return ""
+    """A record's point in a few words; "" for an event of a version that knows more."""
+    text = TEXTS.get(str(record.get("event")))
+    return text(record) if text is not None else ""
+
+
+def _decision(record: Record) -> str:
+    verb = "allowed" if record.get("allow") else "denied"
+    return f"{verb} under {(record.get('policy') or {}).get('name')}: {', '.join(rules_of(record))}"
+
+
+def _start(record: Record) -> str:
+    image, wrong = record.get("image") or {}, record.get("deviations")
+    told = f"container {str(record.get('container'))[:16]} from {image.get('reference')}"
+    return f"{told}, not as decided: {'; '.join(map(str, wrong))}" if wrong else told
+
+
+def _dependencies(record: Record) -> str:
+    return f"fetched {', '.join(str(line).split(' ')[0] for line in record.get('wheels') or [])}"
+
+
+def _network(record: Record) -> str:
+    verb = "allowed" if record.get("allow") else "refused"
+    where = f"{record.get('method')} {record.get('host')}:{record.get('port')}"
+    return f"{verb} {where} ({record.get('rule')}: {record.get('reason')})"
+
+
+def _network_end(record: Record) -> str:
+    return (
+        f"{record.get('host')}:{record.get('port')}, {record.get('bytes_up')} bytes up, {record.get('bytes_down')} down"
+    )
+
+
+def _lease(record: Record) -> str:
+    shared = ", shared" if record.get("shared") else ""
+    return f"lent {', '.join(map(str, record.get('gpus') or []))}{shared}, after {record.get('waited_s')} s"
+
+
+def _repaired(record: Record) -> str:
+    torn, dropped = record.get("torn_bytes"), record.get("dropped_records")
+    told = [f"cut {torn} bytes of a torn line"] if torn else []
+    if dropped:
+        told.append(f"took out {dropped} records ({record.get('dropped_bytes')} bytes) that nobody had signed")
+    return ", ".join(told) or "repaired"
+
+
+TEXTS: dict[str, Callable[[Record], str]] = {
+    "decision": _decision,
+    "start": _start,
+    "warm": lambda record: f"a container of {(record.get('image') or {}).get('reference')} is made ahead",
+    "warm-end": lambda record: "the container that was made ahead served no run",
+    "dependencies": _dependencies,
+    "network": _network,
+    "network-end": _network_end,
+    "network-flood": lambda record: f"refused {record.get('refused')} more requests",
+    "lease": _lease,
+    "limit": lambda record: f"{record.get('limit')} reached",
+    "end": lambda record: f"{record.get('outcome')}: {record.get('message')}",
+    "sweep": lambda record: f"removed {len(record.get('removed') or [])} abandoned container(s)",
+    "kill": lambda record: "ended from outside",
+    "log-repaired": _repaired,
+    "log-adopted": lambda record: f"{record.get('records')} records from before there were checkpoints",
+}
+"""How each event is told."""
 
 
 def export(records: Iterable[Record], form: Format) -> Iterator[str]:
@@ -119,13 +142,8 @@ def _csv(records: Iterable[Record]) -> Iterator[str]:
         actor = record.get("actor") or {}
         row = {**record, **actor, "rule": " ".join(rules_of(record)), "what": what(record)}
         line = io.StringIO()
-        csv.writer(line).writerow([_cell(row.get(name)) for name in _COLUMNS])
+        csv.writer(line).writerow([cell(row.get(name)) for name in _COLUMNS])
         yield line.getvalue()
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 # Open Cybersecurity Schema Framework 1.3: event → (category, class, activity).

@@ -5,13 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from policies.asking import GPU_WAIT
 from policies.merge import lowered, stricter
 from policies.model import Ceiling, Dependencies, Gpu, Isolation, Limits, Network, PartialLimits, Policy
-from policies.units import format_seconds
+from policies.units import format_limit, format_seconds
 from sandbox_images.lock import canonical
-
-GPU_WAIT = 600.0
-"""Seconds to wait for GPUs, where nobody says otherwise."""
 
 
 class _Data(BaseModel):
@@ -112,7 +110,7 @@ def decide(
 
     rules += _judge_backend(terms, capabilities)
     if "gpu_memory" in asked and limits.gpus == 0:
-        reason = f"asked for gpu_memory {_in_units('gpu_memory', asked['gpu_memory'])} and for no GPU"
+        reason = f"asked for gpu_memory {format_limit('gpu_memory', asked['gpu_memory'])} and for no GPU"
         rules.append(_deny("request.gpu_memory", "gpu_memory", asked["gpu_memory"], reason))
     rules += [rule for ceiling in ceilings for rule in _judge_gpus(ceiling, limits, gpu_seconds)]
     rules += _judge_packages(policy.name, terms.dependencies, request.unmet_requirements)
@@ -258,13 +256,9 @@ def _judge_request(policy: str, name: str, value: float, allowed: float) -> Rule
             effective=value,
             reason=f"{name} as asked, within policy {policy}",
         )
-    asked_text, allowed_text = _in_units(name, value), _in_units(name, allowed)
-    reason = f"asked for {name} {asked_text}, but policy {policy} on this box allows {allowed_text}"
+    asked, most = format_limit(name, value), format_limit(name, allowed)
+    reason = f"asked for {name} {asked}, but policy {policy} on this box allows {most}"
     return _deny(f"request.{name}", name, value, reason)
-
-
-def _in_units(name: str, value: float) -> str:
-    return str(PartialLimits().model_copy(update={name: value}).model_dump(mode="json")[name])
 
 
 def _deny(rule: str, resource: str, requested: float | str | None, reason: str) -> Rule:

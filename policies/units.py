@@ -46,6 +46,29 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
+_SIZES = frozenset({"memory", "workspace", "tmp", "shm", "output", "metrics", "artifacts", "gpu_memory"})
+_LARGER = ("KiB", "MiB", "GiB", "TiB")
+
+
+def format_limit(name: str, value: float | None) -> str:
+    """A limit of that name (`Limits` of model.py) as a policy's file has it: "4GiB", "120s", "256"; – for none."""
+    if value is None:
+        return "–"
+    if name in _SIZES:
+        return format_bytes(int(value))
+    return format_seconds(value) if name == "wall" else f"{value:.10g}"
+
+
+def format_size(size: float) -> str:
+    """Bytes that were measured, in round figures and the unit that fits: "12.3 MiB"."""
+    unit = "B"
+    for larger in _LARGER:
+        if abs(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.4g} {unit}"
+
+
 # Read from text with a unit, held as a number, written as text with a unit.
 Bytes = Annotated[int, BeforeValidator(parse_bytes), PlainSerializer(format_bytes, when_used="json")]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), PlainSerializer(format_seconds, when_used="json")]

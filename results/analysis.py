@@ -106,7 +106,7 @@ def _arm(name: str, plan: PlanRecord, runs: Sequence[RunRecord], tuning: Sequenc
         trials=len(tried),
         trials_usable=sum(status_of(run, plan.select or plan.primary) == "ok" for run in trials),
         trials_skipped=len(trials) - len(tried),
-        seconds=float(np.mean(ran)) if ran else 0.0,
+        seconds=_mean(ran) if ran else 0.0,
         values=_means([run.values for run in own if status_of(run, plan.primary) == "ok"]),
     )
 
@@ -118,11 +118,16 @@ def _sd(values: Sequence[float]) -> float | None:
     return float(np.std(array, ddof=1)) if varies(array) else 0.0
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Finite where they are, however large."""
+    return math.fsum(value / len(values) for value in values)
+
+
 def _means(values: Sequence[dict[str, float]]) -> dict[str, float]:
     """Of what every one of them has, and is finite."""
     common = set.intersection(*(set(one) for one in values)) if values else set()
     means = {
-        name: math.fsum(one[name] / len(values) for one in values)
+        name: _mean([one[name] for one in values])
         for name in sorted(common)
         if all(usable(one[name]) for one in values)
     }

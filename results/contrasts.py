@@ -37,15 +37,20 @@ def against_baseline(plan: PlanRecord, outcomes: Outcomes, noise: Noise | None) 
 def against_rivals(
     plan: PlanRecord, outcomes: Outcomes, contrasts: Sequence[Contrast], noise: Noise | None
 ) -> list[Contrast]:
-    """The arm that is furthest ahead of the baseline, against all others that the baseline does not beat; none where no
-    arm is ahead. Being ahead of the baseline says nothing of the order among arms."""
+    """The arm that is furthest ahead, against its rivals, where two pairs or more are complete. Being ahead of the baseline
+    says nothing of the order among arms."""
+    return _corrected(rivalries(plan, contrasts), plan, outcomes, noise)
+
+
+def rivalries(plan: PlanRecord, contrasts: Sequence[Contrast]) -> list[tuple[str, str]]:
+    """The arm that is furthest ahead of the baseline, with each of the others that the baseline does not beat; none where
+    no arm is ahead."""
     leaders = [one for one in contrasts if decided(one) and ahead_in(plan, one) == one.arm]
     if not leaders:
         return []
     leader = (min if plan.lower_is_better else max)(leaders, key=lambda one: one.mean).arm
     beaten = {one.arm for one in contrasts if decided(one) and ahead_in(plan, one) == one.baseline}
-    rivals = [arm for arm in plan.arms[1:] if arm != leader and arm not in beaten]
-    return _corrected([(leader, rival) for rival in rivals], plan, outcomes, noise)
+    return [(leader, arm) for arm in plan.arms[1:] if arm != leader and arm not in beaten]
 
 
 def decided(contrast: Contrast) -> bool:
@@ -61,10 +66,10 @@ def ahead_in(plan: PlanRecord, contrast: Contrast) -> str:
 def _corrected(
     pairs: Sequence[tuple[str, str]], plan: PlanRecord, outcomes: Outcomes, noise: Noise | None
 ) -> list[Contrast]:
-    """Of those that have two pairs of runs, with Holm's correction for being several."""
+    """Of those that have two pairs of runs, with Holm's correction for all that were to be compared."""
     made = [_contrast(arm, against, plan, outcomes, noise, len(pairs)) for arm, against in pairs]
     found = [one for one in made if one is not None]
-    adjusted = holm([contrast.p for contrast in found])
+    adjusted = holm([contrast.p for contrast in found], len(pairs))
     return [contrast.model_copy(update={"p_adjusted": p}) for contrast, p in zip(found, adjusted, strict=True)]
 
 

@@ -64,7 +64,8 @@ def courses(series: Iterable[Series], runs: Sequence[RunRecord], metric: str) ->
             continue
         seconds = one.seconds - (run.t - run.seconds)
         # Each container counts its own seconds: what is beyond the training is of an attempt that another cut off.
-        kept = (np.abs(one.values) < TOO_LARGE) & (seconds > -1) & (seconds < run.seconds + 1)
+        kept = (np.abs(one.values) < TOO_LARGE) & (np.abs(one.steps) < TOO_LARGE)
+        kept &= (seconds > -1) & (seconds < min(run.seconds, TOO_LARGE) + 1)
         if kept.any():
             found[run.arm, run.seed] = Course(one.steps[kept], np.maximum(seconds[kept], 0.0), one.values[kept])
     return found
@@ -101,7 +102,7 @@ def at_equal_time(plan: PlanRecord, found: Mapping[Training, Course], metric: st
                     p=sign_flip(array),
                 )
             )
-    adjusted = holm([one.p for one in compared])
+    adjusted = holm([one.p for one in compared], len(others))
     return [one.model_copy(update={"p": p}) for one, p in zip(compared, adjusted, strict=True)]
 
 

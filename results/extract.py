@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
+from policies.text import one_line
 from results.printed import Point, read_output
-from results.series import EXTRACTED, LAB, METRICS, Series
-from results.store import ArtifactFile
+from results.series import LAB, MAX_ORIGIN, Series
+from results.store import EXTRACTED, METRICS, ArtifactFile
 from results.tabular import read_csv, read_json, read_json_lines
 from results.tfevents import read_events
 
@@ -123,16 +124,12 @@ def _sources(folder: Path) -> Iterator[tuple[str, Iterable[Point]]]:
         if size <= left:
             left -= size
             with contextlib.suppress(OSError):
-                yield f"artifacts/{_plain(name)}"[:256], read(path.read_bytes())
+                yield one_line(f"artifacts/{name}", MAX_ORIGIN), read(path.read_bytes())
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
     with contextlib.suppress(OSError), path.open("rb") as file:
         yield from itertools.islice(iter(lambda: file.read(_CHUNK), b""), _MAX_OUTPUT // _CHUNK)
-
-
-def _plain(name: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _tables(artifacts: Path) -> Iterator[tuple[str, Path, Callable[[bytes], Iterator[Point]]]]:

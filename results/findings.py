@@ -60,6 +60,7 @@ class Contrast(_Data):
     exact: bool
     """Whether p counts every sign pattern; if not, it is estimated from random ones."""
     p_adjusted: float
+    """By Holm's correction over all comparisons that were planned, whatever came of them."""
     d_z: float | None
     """Mean of the differences over their standard deviation; None when they do not vary."""
     ratio: float | None = None

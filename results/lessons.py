@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from executor.experiment import Config
 from results.findings import Analysis
+from results.readable import line
 from results.summary import (
     Summary,
     all_completed,
     ended_of,
     final_implementation,
+    object_of,
     outcome_of,
     part,
     verdict_of,
@@ -115,11 +117,11 @@ def finding_of(sprint: str, summary: Summary) -> Finding:
     code = final_implementation(summary).get("code")
     return Finding(
         sprint=sprint,
-        goal=text_of(summary.get("goal"), 500),
-        when=text_of(summary.get("start_time"), 40),
-        outcome=text_of(outcome_of(summary), 40),
+        goal=line(summary.get("goal"), 500),
+        when=line(summary.get("start_time"), 40),
+        outcome=line(outcome_of(summary), 40),
         word=word_of(summary)[:60] if analysis else "",
-        verdict=text_of(verdict_of(summary), 1000),
+        verdict=line(verdict_of(summary), 1000),
         failure="" if completed else _failure(summary),
         repairs=tuple(_repairs(summary)),
         factor=analysis.factor or "" if analysis else "",
@@ -139,22 +141,22 @@ def finding_of(sprint: str, summary: Summary) -> Finding:
 def finding_of_sweep(sweep: str, summary: Mapping[str, Any], spec: Mapping[str, Any], code: str) -> Finding:
     """What a sweep's summary says; what was searched for is in its `spec`. A best that fresh seeds did not confirm is told as
     that, and gives no setting. Raises pydantic.ValidationError where the record makes no sense."""
-    confirmation, best = _object(summary.get("confirmation")), _object(summary.get("best"))
+    confirmation, best = object_of(summary.get("confirmation")), object_of(summary.get("best"))
     analysis = _analysis(confirmation.get("numbers"))
-    metric, params = text_of(summary.get("metric"), 128), _object(best.get("params"))
-    goal = text_of(spec.get("goal"), 500)
+    metric, params = line(summary.get("metric"), 128), object_of(best.get("params"))
+    goal = line(spec.get("goal"), 500)
     # Who gave a file asked nothing in words: only the same file asks the same.
     asked = goal.casefold() or f"file {hashlib.sha256(code.encode(errors='replace')).hexdigest()[:16]}"
     sound = _sound(analysis)
     confirmed = analysis is not None and sound and analysis.verdict.word == "better" and not _is_defaults(analysis)
-    said, which = text_of(summary.get("verdict"), 700), f"Trial {best.get('number')} ({_words(params)})"
+    said, which = line(summary.get("verdict"), 700), f"Trial {best.get('number')} ({_words(params)})"
     return Finding(
         sprint=sweep,
-        goal=goal or text_of(f"Tune {', '.join(map(str, _object(summary.get('space'))))} by {metric}", 500),
+        goal=goal or line(f"Tune {', '.join(map(str, object_of(summary.get('space'))))} by {metric}", 500),
         when=_named_time(sweep),
         outcome="completed",
         word=analysis.verdict.word if analysis else "",
-        verdict=text_of(f"{which}: {said}" if params else said, 1000),
+        verdict=line(f"{which}: {said}" if params else said, 1000),
         failure="" if best else said,
         factor=f"configuration of {asked}",
         primary=metric,
@@ -187,14 +189,14 @@ def _data(code: Any) -> tuple[str, ...]:
 def _failure(summary: Summary) -> str:
     if outcome_of(summary) == "completed":
         return "a further container of the study did not complete"
-    return text_of(ended_of(summary) or part(summary, "implementation").get("error"), 500)
+    return line(ended_of(summary) or part(summary, "implementation").get("error"), 500)
 
 
 def _repairs(summary: Summary) -> Iterator[str]:
     attempts = part(summary, "self_healing").get("attempts")
     for attempt in attempts[:_MAX_REPAIRS] if isinstance(attempts, list) else ():
         if isinstance(attempt, dict):
-            yield f"{text_of(attempt.get('failure'), 300)} ({text_of(attempt.get('decision'), 100)})"
+            yield f"{line(attempt.get('failure'), 300)} ({line(attempt.get('decision'), 100)})"
 
 
 def _length(values: dict[str, float]) -> float | None:
@@ -218,12 +220,3 @@ def _named_time(run: str) -> str:
     """The time in a folder's name, as far as it has one."""
     found = re.search(r"_(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", run)
     return "{}-{}-{}T{}:{}:{}".format(*found.groups()) if found else ""
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def text_of(value: Any, limit: int = MAX_TEXT) -> str:
-    """Anything as one line of bounded length; "" for None."""
-    return " ".join(str(value).split())[:limit] if value is not None else ""

@@ -12,18 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from results.lessons import Finding, finding_of, finding_of_sweep, text_of
-from results.store import SUMMARY, Store, StoreError
+from results.lessons import MAX_TEXT, Finding, finding_of, finding_of_sweep
+from results.readable import line
+from results.store import CODE, SUMMARY, SWEEP, SWEPT, Store, StoreError, read_object
 from results.summary import part
 
 _VERSION = 3
 _BUSY = 20.0
 """Seconds to wait for another process that writes to the index."""
 _MAX_WORDS = 40
-_MAX_FILE = 64 << 20
-_SWEEP, _SWEPT = "sweep.json", "sweep_summary.json"
 _WORD = re.compile(r"\w+")
 # Words of so many goals that they say nothing of what one is about.
 _COMMON = frozenset(
@@ -156,7 +154,7 @@ class Memory:
     def _stamps(self) -> Iterable[tuple[str, str]]:
         for run in Store(self.results).runs(("sprint", "sweep")):
             try:
-                state = (self.results / run / (_SWEPT if run.startswith("sweep_") else SUMMARY)).stat()
+                state = (self.results / run / (SWEPT if run.startswith("sweep_") else SUMMARY)).stat()
             except OSError:
                 continue
             yield run, f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
@@ -166,14 +164,14 @@ class Memory:
         store = Store(self.results)
         if not run.startswith("sweep_"):
             summary = store.summary(run)
-            return finding_of(run, summary), text_of(part(summary, "discussion").get("action_plan"))
+            return finding_of(run, summary), line(part(summary, "discussion").get("action_plan"), MAX_TEXT)
         folder = store.existing(run).path
-        summary, spec = _object(folder / _SWEPT), _object(folder / _SWEEP)
+        summary, spec = read_object(folder / SWEPT), read_object(folder / SWEEP)
         try:
-            code = (folder / "experiment.py").read_text(encoding="utf-8", errors="replace")
+            code = (folder / CODE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             code = ""
-        return finding_of_sweep(run, summary, spec, code), text_of(summary.get("space"))
+        return finding_of_sweep(run, summary, spec, code), line(summary.get("space"), MAX_TEXT)
 
     def _add(self, database: sqlite3.Connection, stamp: str, finding: Finding, plan: str) -> None:
         row = database.execute(
@@ -230,15 +228,6 @@ def _marked(finding: Finding, rivals: _Rivals) -> Finding:
 def _asked(finding: Finding) -> str:
     """The same for findings of which one is enough: a dead end that was met twice is one."""
     return finding.sprint if finding.question else json.dumps([finding.goal.casefold(), finding.word, finding.failure])
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """An object of JSON. Raises OSError, ValueError or RecursionError."""
-    with path.open("rb") as file:
-        found = json.loads(file.read(_MAX_FILE))
-    if not isinstance(found, dict):
-        raise ValueError("no object")
-    return found
 
 
 @contextmanager

@@ -9,6 +9,8 @@ One of `_SURE` makes it a metric wherever it stands; one of `_LIKELY` only with 
 import re
 from functools import lru_cache
 
+from executor.experiment import MAX_NAME
+
 
 def word_set(text: str) -> frozenset[str]:
     """The words of a text."""
@@ -53,14 +55,14 @@ _STEPS = ("global_step", "step", "train_step", "iteration", "iter", "update", "e
 _MARKS = frozenset(_STEPS) | word_set("it batch trial steps global iters")
 _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])")
 
-MAX_NAME = 120
-"""A record takes 128, and some names are made longer."""
+_LONGEST = MAX_NAME - 8
+"""Some names are made longer."""
 
 
 @lru_cache(maxsize=4096)
 def words(name: str) -> frozenset[str]:
     """The words of a name, in lower case."""
-    return frozenset(word.lower() for word in _SPLIT.split(name[:MAX_NAME]) if word)
+    return frozenset(word.lower() for word in _SPLIT.split(name[:_LONGEST]) if word)
 
 
 @lru_cache(maxsize=4096)
@@ -78,7 +80,7 @@ def is_likely(name: str) -> bool:
 @lru_cache(maxsize=4096)
 def is_never(name: str) -> bool:
     """No metric, whatever stands beside it."""
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or not any(map(str.isalpha, name)):
+    if not 0 < len(name) <= _LONGEST or not name.isprintable() or not any(map(str.isalpha, name)):
         return True
     return bool(words(name) & _NEVER) or name.lower().strip("'\"_ ") in _MARKS
 
@@ -103,4 +105,4 @@ def metric_columns(names: list[str], step: str | None, path: str = "") -> list[s
 def titles(path: str, names: list[str]) -> dict[str, str]:
     """The names of a table's columns, each after what the table is called; without those that a record cannot take."""
     found = {name: f"{path}/{name}" if path else name for name in names}
-    return {name: title for name, title in found.items() if len(title) <= 128 and title.isprintable()}
+    return {name: title for name, title in found.items() if len(title) <= MAX_NAME and title.isprintable()}

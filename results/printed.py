@@ -29,10 +29,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from executor.experiment import MAX_VALUES
 from results.metric_names import is_likely, is_never, is_sure, metric_columns, step_column, titles, word_set
 
-MAX_VALUES = 64
-"""Of one point: a record takes no more."""
 MAX_COLUMNS = 1000
 """That are looked at, of one row."""
 _MAX_LINES = 500_000

@@ -3,13 +3,18 @@
 Names come from the experiment, so they are drawn as plain text, never at full length.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from policies.text import for_drawing
+from results.report.figures import blank, png, styled
 from results.store import RunFolder
+
+if TYPE_CHECKING:  # loaded when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HISTORY, IMPORTANCE = "history.png", "importance.png"
 _BLUE, _INK = "#0072B2", "#444444"
@@ -26,9 +31,7 @@ def draw_search(
     trials: Sequence[Trial], importances: Mapping[str, float], metric: str, maximize: bool, folder: Path
 ) -> None:
     """Writes history.png, and importance.png where there is something to say."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}):
+    with styled():
         _history(trials, metric, maximize, folder)
         if importances:
             _importances(importances, folder)
@@ -52,9 +55,9 @@ def _history(trials: Sequence[Trial], metric: str, maximize: bool, folder: Path)
     axes.margins(y=0.12)
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("trial")
-    axes.set_ylabel(_plain(metric))
+    axes.set_ylabel(for_drawing(metric))
     figure.legend(frameon=False, loc="outside upper right", ncols=5, fontsize="small")
-    _save(figure, folder, HISTORY)
+    RunFolder(folder).write_bytes(HISTORY, png(figure))
 
 
 def _importances(importances: Mapping[str, float], folder: Path) -> None:
@@ -62,29 +65,16 @@ def _importances(importances: Mapping[str, float], folder: Path) -> None:
     figure, axes = _figure(1.0 + 0.35 * len(names))
     bars = axes.barh(range(len(names)), [importances[name] for name in names], color=_BLUE, height=0.6)
     axes.bar_label(bars, fmt="{:.0%}", padding=4, fontsize="small")
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set_yticks(range(len(names)), [for_drawing(name) for name in names])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("share in what makes a trial good (PED-ANOVA)")
-    _save(figure, folder, IMPORTANCE)
+    RunFolder(folder).write_bytes(IMPORTANCE, png(figure))
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), layout="constrained")
+def _figure(height: float) -> tuple["Figure", "Axes"]:
+    figure = blank((7.0, height))
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure: Any, folder: Path, name: str) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    RunFolder(folder).write_bytes(name, picture.getvalue())
-
-
-def _plain(text: str, limit: int = 32) -> str:
-    shown = "".join(character if character.isprintable() else "?" for character in text)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -8,28 +8,28 @@ last line, which a run that was killed or is still going leaves. Memory is bound
 import itertools
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from executor.experiment import RECORD, Landmark, MetricRecord
+from executor.experiment import LEAST_WHOLE, MAX_NAME, MAX_VALUES, MOST_WHOLE, RECORD, Landmark, MetricRecord
+from results.store import EXTRACTED, METRICS
 
-METRICS = "metrics.jsonl"
-EXTRACTED = "extracted.jsonl"
 LAB = "lab.log"
 """The origin of what the experiment recorded itself."""
 _CHUNK = 1 << 20
 _MAX_LINE = 1 << 20
 _MAX_POINTS = 10_000_000
 _MAX_SERIES = 20_000
-_MOST_VALUES = 64
+MAX_ORIGIN = 256
+"""Characters of where a metric was read from."""
 _MAX_RECORDS = 100_000  # plans and runs
 _FEW = 8
 """Lines for which making arrays takes longer than taking them one by one."""
@@ -104,7 +104,7 @@ def _chunks(path: Path) -> Iterator[list[bytes]]:
             yield lines
 
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -114,20 +114,21 @@ class _Line(msgspec.Struct, gc=False):
     t: float | Literal["NaN"] | None = None
     step: float | None = None
     arm: _Name | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=LEAST_WHOLE, le=MOST_WHOLE)] | None = None
     phase: _Name | None = None
-    origin: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    origin: Annotated[str, msgspec.Meta(max_length=MAX_ORIGIN)] | None = None
     values: Annotated[
-        dict[_Name, float | Literal["NaN", "Infinity", "-Infinity"]], msgspec.Meta(max_length=_MOST_VALUES)
+        dict[_Name, float | Literal["NaN", "Infinity", "-Infinity"]], msgspec.Meta(max_length=MAX_VALUES)
     ] = {}
 
 
 _decode = msgspec.json.Decoder(_Line).decode
-_tags = attrgetter("type", "arm", "seed", "phase", "origin")
+_Tags = tuple[str, str | None, int | None, str | None, str | None]
+_tags: Callable[[_Line], _Tags] = attrgetter("type", "arm", "seed", "phase", "origin")
 _Tag = tuple[str | None, int | None, str | None, str]
 
 
-def _tag(record: Any, origin: str) -> _Tag:
+def _tag(record: MetricRecord | _Line, origin: str) -> _Tag:
     return record.arm, record.seed, record.phase, origin
 
 
@@ -165,13 +166,13 @@ class _Collector:
             lines, decoded = self._sifted(lines)
         # Lines of one training mostly name the same metrics: these are taken together, which is several times as fast,
         # however the trainings take turns. By type first: what is no metric needs its raw line.
-        by_tag: defaultdict[tuple[Any, ...], list[_Line]] = defaultdict(list)
+        by_tag: defaultdict[_Tags, list[_Line]] = defaultdict(list)
         for place, (tagged, one) in enumerate(zip(map(_tags, decoded), decoded, strict=True)):
             if tagged[0] == "metric":
                 by_tag[tagged].append(one)
             else:
                 self._add_other(lines[place])
-        if self._points + _MOST_VALUES * len(decoded) > _MAX_POINTS:  # near the bound, in the order of the file
+        if self._points + MAX_VALUES * len(decoded) > _MAX_POINTS:  # near the bound, in the order of the file
             for one in decoded:
                 if one.type == "metric":
                     tag = _tag(one, origin or one.origin or "unknown")

@@ -97,12 +97,13 @@ def _patterns(pairs: int) -> Floats:
     return (1 - 2 * bits).astype(np.float64)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given."""
+def holm(p_values: Sequence[float], planned: int) -> list[float]:
+    """Holm's step-down adjustment for as many comparisons as were planned, in the order given. One that could not be made
+    counts with p = 1: which are lost is known only afterwards, and must not make the others look better."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        running = max(running, min(1.0, (planned - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
 

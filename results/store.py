@@ -6,6 +6,7 @@ run goes on and are readable at every moment. Nothing that is already there is e
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -21,16 +22,19 @@ from typing import IO, Any, Literal, Self
 
 from executor.experiment import AnyRecord, MetricRecord
 
-SUMMARY = "sprint_summary.json"
-EXECUTION = "execution.json"
+# Names of files in them.
+SUMMARY, EXECUTION, EVENTS = "sprint_summary.json", "execution.json", "events.jsonl"
+CODE, REQUIREMENTS = "experiment.py", "requirements.txt"
+METRICS, EXTRACTED, CURVES = "metrics.jsonl", "extracted.jsonl", "curves.png"
+SWEEP, SWEPT, STUDY = "sweep.json", "sweep_summary.json", "study.db"
+"""What a sweep is asked to be, what came of it, and Optuna's own file."""
 _ID = re.compile(r"(sprint|exec|sweep)_\d{8}_\d{6}(_\d+)?")
 _OF_AN_ATTEMPT = (
-    "experiment.py", "requirements.txt", "stdout.log", "stderr.log", "metrics.jsonl", "extracted.jsonl", "artifacts", "curves.png",
-    EXECUTION,
+    CODE, REQUIREMENTS, "stdout.log", "stderr.log", METRICS, EXTRACTED, "artifacts", CURVES, EXECUTION,
 )  # fmt: skip
 _TEMPORARY = re.compile(r"\.(?:part-|[A-Za-z0-9_.-]+\.)[a-z0-9_]{8}")
 """As tempfile names what `write_bytes` and `ArtifactFile` are at."""
-_MAX_SUMMARY = 256 << 20
+_MAX_JSON = 256 << 20
 _PROBE = 64 * 1024
 _READABLE = 0.25
 """Seconds after which a metric can be read by others, once the next has come."""
@@ -79,7 +83,7 @@ class Store:
             return []
         except OSError as error:
             raise StoreError(f"cannot read the results folder {self.root}: {error.strerror}") from None
-        return sorted((name for name in found if name.startswith(kind)), key=_order)
+        return sorted((name for name in found if name.startswith(kind)), key=run_order)
 
     def existing(self, run: str) -> "RunFolder":
         """The folder of a run that is there. Raises StoreError."""
@@ -95,15 +99,11 @@ class Store:
         folder = self.existing(run)
         run, path = folder.id, folder.path / SUMMARY
         try:
-            with path.open("rb") as file:
-                data = json.loads(file.read(_MAX_SUMMARY))
+            return read_object(path)
         except FileNotFoundError:
             raise StoreError(f"sprint {run} has no summary: it ended before one was written") from None
         except (OSError, ValueError, RecursionError):
             raise StoreError(f"the summary of sprint {run} cannot be read") from None
-        if not isinstance(data, dict):
-            raise StoreError(f"the summary of sprint {run} is no JSON object")
-        return data
 
     def _check_root(self) -> None:
         if self.root.is_symlink():
@@ -135,6 +135,21 @@ class Store:
         return folder
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises OSError, ValueError where there is none, RecursionError."""
+    with path.open("rb") as file:
+        data = json.loads(file.read(_MAX_JSON))
+    if not isinstance(data, dict):
+        raise ValueError("not an object")
+    return data
+
+
+def run_order(name: str) -> tuple[str, int]:
+    """By time, then by number, so that _10 comes after _9."""
+    _, date, time, *number = name.split("_")
+    return f"{date}_{time}", int(number[0]) if number else 1
+
+
 class RunFolder:
     """One run's folder, and the sink of its execution."""
 
@@ -149,13 +164,13 @@ class RunFolder:
         """Opens the logs and the metrics for what is to come; to `go_on` is to add to what is there."""
         mode: Literal["ab", "wb"] = "ab" if go_on else "wb"
         self._logs = {name: (self.path / f"{name}.log").open(mode, buffering=0) for name in ("stdout", "stderr")}
-        self._metrics = (self.path / "metrics.jsonl").open(mode, buffering=1 << 16)
+        self._metrics = (self.path / METRICS).open(mode, buffering=1 << 16)
         (self.path / "artifacts").mkdir(exist_ok=go_on)
 
     def clear_attempt(self) -> None:
         """Forgets what a run that was cut off left of its output, metrics and artifacts, and opens them anew."""
         self.close()
-        for name in ("stdout.log", "stderr.log", "metrics.jsonl", "extracted.jsonl"):
+        for name in ("stdout.log", "stderr.log", METRICS, EXTRACTED):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "artifacts", ignore_errors=True)
         self.open()
@@ -248,14 +263,14 @@ def append_whole(file: FileIO, line: bytes) -> None:
 
 
 def unfinished(results: Path, older_than: float) -> list[Path]:
-    """Files of the runs below `results` that somebody was writing `older_than` seconds ago or earlier, and never finished."""
+    """Files of the runs below `results`, however deep, that somebody was writing `older_than` seconds ago or earlier, and
+    never finished. No link is followed; no artifact has such a name (executor/artifacts.py)."""
     found = []
-    for run in _run_folders(results):
-        for path in [*run.glob(".*"), *(run / "artifacts").rglob(".part-*")]:
+    for folder, _, names in itertools.chain.from_iterable(map(os.walk, _run_folders(results))):
+        for path in (Path(folder, name) for name in names if _TEMPORARY.fullmatch(name)):
             with contextlib.suppress(OSError):
                 state = path.lstat()
-                old = time.time() - state.st_mtime > older_than
-                if old and stat.S_ISREG(state.st_mode) and _TEMPORARY.fullmatch(path.name):
+                if stat.S_ISREG(state.st_mode) and time.time() - state.st_mtime > older_than:
                     found.append(path)
     return sorted(found)
 
@@ -291,9 +306,3 @@ class ArtifactFile:
         """Forgets it."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-
-def _order(name: str) -> tuple[str, int]:
-    """By time, then by number, so that _10 comes after _9."""
-    _, date, time, *number = name.split("_")
-    return f"{date}_{time}", int(number[0]) if number else 1

@@ -1,10 +1,16 @@
 """Reading a sprint's summary, whoever wrote it: any part may be missing, or be of another shape."""
 
+from collections.abc import Mapping
 from typing import Any
 
 Summary = dict[str, Any]
 CONCLUSIONS = ("better", "no detectable difference")
 UNDECIDED = "inconclusive"
+
+
+def object_of(value: Any) -> Mapping[str, Any]:
+    """The value where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def part(summary: Summary, *path: str) -> Summary:

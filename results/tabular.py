@@ -12,8 +12,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from executor.experiment import MAX_VALUES
 from results.metric_names import metric_columns, step_column, titles
-from results.printed import MAX_COLUMNS, MAX_VALUES, Point, number_of, point_of
+from results.printed import MAX_COLUMNS, Point, number_of, point_of
 
 _DEPTH = 4
 _MAX_LINE = 65536

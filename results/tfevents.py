@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import google_crc32c
 
-from results.printed import MAX_VALUES, Point
+from executor.experiment import MAX_NAME, MAX_VALUES
+from results.printed import Point
 
 _MAX_RECORD = 1 << 20  # a scalar has a hundred bytes; pictures and graphs are passed over
 _FLOAT, _DOUBLE = 1, 2  # DataType
@@ -77,7 +78,7 @@ def _scalar(summary: bytes) -> dict[str, float]:
             found = float(struct.unpack("<f", value)[0])
         elif number == 8 and isinstance(value, bytes):
             found = _tensor(value)
-    return {tag: found} if found is not None and 0 < len(tag) <= 128 and tag.isprintable() else {}
+    return {tag: found} if found is not None and 0 < len(tag) <= MAX_NAME and tag.isprintable() else {}
 
 
 def _tensor(tensor: bytes) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from executor.experiment import PlanRecord, Setting
-from results.contrasts import ahead_in, decided
+from results.contrasts import ahead_in, decided, rivalries
 from results.findings import Arm, Contrast, Gate, Verdict
 from results.statistics import pairs_to_decide
 
@@ -58,7 +58,7 @@ def _said(found: Judged) -> Verdict:
     if failed := [gate.detail for gate in found.gates if not gate.ok]:
         return _open(f"{'; '.join(failed)}.")
     made = [contrast for contrast in contrasts if decided(contrast)]
-    fewest = pairs_to_decide(len(contrasts))
+    fewest = pairs_to_decide(len(plan.arms) - 1)
     text = " ".join(_sentence(plan, contrast, fewest) for contrast in contrasts)
     lost = {arm.name: arm.failed + arm.diverged for arm in found.arms}
     told = lost_of(plan, found.arms)
@@ -92,7 +92,7 @@ def _best(plan: PlanRecord, found: Judged, made: Sequence[Contrast], text: str) 
         behind = _listed(plan, [one.arm for one in made])
         beside = _listed(plan, [one.arm for one in found.contrasts if not decided(one)])
         return _open(f"{_name(plan, baseline)} is ahead of {behind}, and not told from {beside}. {text}")
-    fewest = pairs_to_decide(max(1, len(found.rivals)))
+    fewest = pairs_to_decide(max(1, len(rivalries(plan, found.contrasts))))
     edged = {arm.name for arm in found.arms if arm.at_edge}
     words = ["ahead at the settings tried" if one.baseline in edged else "better" for one in found.rivals]
     among = " ".join(_sentence(plan, one, fewest, word) for one, word in zip(found.rivals, words, strict=True))

@@ -51,7 +51,7 @@ def lock_file(flavour: str) -> Path:
 
 
 @cache
-def locked(flavour: str = "cpu") -> dict[str, str]:
+def locked(flavour: Flavour) -> dict[str, str]:
     """Canonical distribution name → pinned version."""
     lines = lock_file(flavour).read_text().splitlines()
     pins = (re.match(r"([A-Za-z0-9_.-]+)==(\S+)", line) for line in lines)
@@ -66,27 +66,30 @@ def distribution_of(module: str) -> str | None:
     return canonical(name)
 
 
-def locked_requirements(imports: Iterable[str], flavour: str = "cpu") -> list[str]:
-    """`name==version` of every imported distribution; a bare name where the sandbox does not hold it."""
+def locked_requirements(imports: Iterable[str], flavour: Flavour) -> list[str]:
+    """`name==version` of every imported distribution; a bare name where a sandbox of that flavour does not hold it."""
     pins = locked(flavour)
     names = {name for module in imports if (name := distribution_of(module))}
     return [f"{name}=={pins[name]}" if name in pins else name for name in sorted(names)]
 
 
-def requirements_text(imports: Iterable[str], fetched: Iterable[str]) -> str:
+def requirements_text(imports: Iterable[str], fetched: Iterable[str], flavour: Flavour) -> str:
     """A requirements.txt of what ran: what was imported from the locked set, and what was `fetched`, with hashes."""
     fetched = list(fetched)
     names = {canonical(re.split("[=<>! ]", line)[0]) for line in fetched}
-    held = [line for line in locked_requirements(imports) if canonical(line.partition("==")[0]) not in names]
+    held = [line for line in locked_requirements(imports, flavour) if canonical(line.partition("==")[0]) not in names]
     return "".join(f"{line}\n" for line in [*held, *fetched])
 
 
-def unmet(requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
-    """Those of `requirements` that the locked set does not satisfy.
+def check_requirements(requirements: Iterable[str]) -> None:
+    """Raises ValueError on one that is malformed, or names an address: what comes from there is nobody's index to vouch
+    for, and pip would build it if it is a source."""
+    for text in requirements:
+        _requirement(text)
 
-    Raises ValueError on one that is malformed, or names an address: what comes from there is nobody's index to vouch
-    for, and pip would build it if it is a source.
-    """
+
+def unmet(requirements: Iterable[str], flavour: Flavour) -> list[str]:
+    """Those of `requirements` that the locked set does not satisfy. Raises ValueError as `check_requirements` does."""
     pins = locked(flavour)
     missing = []
     for text in requirements:
@@ -113,14 +116,14 @@ def _requirement(text: str) -> "Requirement":
     return requirement
 
 
-def unmet_imports(imports: Iterable[str], requirements: Iterable[str], flavour: str = "cpu") -> list[str]:
+def unmet_imports(imports: Iterable[str], requirements: Iterable[str], flavour: Flavour) -> list[str]:
     """Distributions of `imports` that neither the locked set nor `requirements` name, sorted."""
     named = {canonical(_requirement(text).name) for text in requirements}
     wanted = {name for module in imports if (name := distribution_of(module))}
     return sorted(wanted - locked(flavour).keys() - named)
 
 
-def stated_requirements(stated: Iterable[str], imports: Iterable[str], flavour: str = "cpu") -> tuple[str, ...]:
+def stated_requirements(stated: Iterable[str], imports: Iterable[str], flavour: Flavour) -> tuple[str, ...]:
     """Of what an agent says that its code needs, that which can be believed: well-formed, imported, not held already.
 
     Agents list packages that the code never imports, under names that no index knows, with pins of another year.

@@ -8,18 +8,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from executor.backends.oci import OciBackend
 from executor.errors import SandboxUnavailable
+from executor.executor import Executor
 from executor.experiment import Execution, Outcome
 from executor.imports import check_source
 from orchestrator import AIResearchTeam
 from orchestrator.cli.sprints import _paragraphs, _row
 from orchestrator.errors import UsageProblem
-from orchestrator.lab_setup import LabOptions, open_lab
+from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.replay import fault_of, read_recorded, replay
 from orchestrator.rerun import recorded, rerun
-from policies.model import PartialLimits
+from policies.audit import AuditLog
+from policies.decision import Request
+from policies.model import PartialLimits, load_policy
+from policies.state import cache_dir
 from results.store import Store
 from results.summary import ended_of, execution_of, final_implementation, outcome_of, verdict_of
+from sandbox_images.environment import environment
+from sandbox_images.lock import locked
 from tests.conftest import Bench
 from tests.faulty_server import CODE, FaultyService, answer, faulty_service
 from tests.test_cli import labsandbox, told
@@ -101,7 +108,7 @@ def test_a_rerun_is_refused_where_the_image_is_gone_or_nothing_was_run(tmp_path:
     image = summary["phases"]["implementation"]["execution"]["image"]
     image["digest"] = "sha256:" + "0" * 64
     path.write_text(json.dumps(summary))
-    with pytest.raises(SandboxUnavailable, match="not here any more"):
+    with pytest.raises(SandboxUnavailable, match="no longer here"):
         rerun(recorded(Store(tmp_path), sprint), 3, tmp_path, print, lambda sink: sink)
     del summary["phases"]["implementation"]["execution"]["limits"]
     path.write_text(json.dumps(summary))
@@ -175,6 +182,17 @@ def test_a_replay_says_whose_fault_a_failure_is(code: str, fault: str, why: str,
     assert why in said["why"]
 
 
+def test_a_replay_takes_every_limit_that_a_run_takes(tmp_path: Path) -> None:
+    words = ("--backend", "oci", "--wall", "9s", "--memory", "200MiB", "--cpus", "0.5", "--pids", "64")
+    folder, results = original(tmp_path, code="print(1)"), str(tmp_path / "results")
+    done = labsandbox("replay", str(folder), *words, "--workspace", "8MiB", "--results", results, "--json")
+    limits = json.loads(done.stdout)["execution"]["limits"]
+    asked = {"wall": 9.0, "memory": 200 << 20, "cpus": 0.5, "pids": 64, "workspace": 8 << 20}
+    assert {name: limits[name]["requested"] for name in asked} == asked
+    refused = labsandbox("replay", str(folder), "--gpus", "64", "--gpu-memory", "8GiB", "--results", results)
+    assert refused.returncode in (3, 4), "by the policy, or for want of a driver"
+
+
 def test_what_was_repaired_is_what_is_replayed(tmp_path: Path) -> None:
     data = json.loads(json.dumps(ORIGINAL))
     data["phases"]["self_healing"] = {
@@ -187,12 +205,25 @@ def test_what_was_repaired_is_what_is_replayed(tmp_path: Path) -> None:
     assert done.execution is not None and done.execution.stdout == "new\n"
 
 
+def test_a_replay_on_the_gpu_environment_asks_for_none_of_its_packages(tmp_path: Path, own_state: Path) -> None:
+    inside = environment(cache_dir(), print, "cpu").path  # the other is gigabytes, and only what is asked for counts
+    executor = Executor(OciBackend(own_state, cache_dir(), "runc", "gpu", inside), AuditLog(own_state / "audit.jsonl"))
+    lab = Lab(executor, load_policy("default"), Request(), "as told")
+    code = "try:\n    import torchvision\nexcept ImportError:\n    print('ran')\n"
+    part = {"code": code, "dependencies": ["torchvision==0.1"]}
+    done = replay({"phases": {"implementation": part}}, lambda: lab, tmp_path, lambda sink: sink)
+    assert done.execution is not None and done.execution.stdout == "ran\n", done.why
+    assert done.folder is not None
+    pin = f"torchvision=={locked('gpu')['torchvision']}\n"
+    assert (done.folder / "requirements.txt").read_text() == pin
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (None, "cannot read"),
-        ("{", "no JSON"),
-        ("[]", "no summary"),
+        ("{", "is not JSON"),
+        ("[]", "is not a sprint's summary"),
         ("{}", "no code on record"),
         ('{"phases": {"implementation": {"error": "the service was away"}}}', "no code on record"),
         ('{"phases": {"implementation": {"code": 7}}}', "no code on record"),

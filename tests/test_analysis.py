@@ -1,6 +1,7 @@
 """Promises of the verdict: right on data with a known truth, honest about what is missing, and never from a guess."""
 
 import itertools
+import json
 import math
 import time
 import tracemalloc
@@ -192,14 +193,37 @@ def test_several_arms_are_corrected_for_being_several() -> None:
         assert contrast.p_adjusted >= contrast.p
 
 
+def test_arms_that_were_lost_still_count_among_the_comparisons_that_were_planned() -> None:
+    a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    less = [value - 0.1 - 0.001 * value for value in a]
+    alone = analyse(study({"a": a, "b": less}))
+    assert (alone.contrasts[0].p_adjusted, alone.verdict.word) == (2 / 2**6, "better")
+    lost = analyse(study({"a": a, "b": less, "c": [None] * 6, "d": [None] * 6}))
+    assert lost.contrasts[0].p_adjusted == pytest.approx(3 * 2 / 2**6), "three were planned, whatever came of two"
+    assert lost.verdict.word == "inconclusive"
+    assert "about 7 pairs would be needed" in lost.verdict.text
+
+
+def test_rivals_that_were_lost_count_among_those_that_the_leader_was_to_beat() -> None:
+    a = [float(seed) for seed in range(8)]
+    ahead = [value - 2 - value / 100 for value in a]
+    second = [value - 1 - value / 200 if value < 6 else None for value in a]
+    found = analyse(study({"a": a, "b": ahead, "c": second, "d": [None] * 8, "e": [None] * 8}))
+    assert [(one.baseline, one.p_adjusted) for one in found.rivals] == [("c", pytest.approx(3 * 2 / 2**6))]
+    assert (found.verdict.word, found.verdict.arm) == ("better", None)
+    assert "about 7 pairs would be needed" in found.verdict.text
+
+
 def test_holm_matches_a_worked_example() -> None:
     # 0.01*4, max(0.04, 0.03*3)=0.09 ... worked by hand from Holm's step-down rule.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, 0.04], 4) == pytest.approx([0.04, 0.12])
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_never_lowers_a_p_and_keeps_the_order(values: list[float]) -> None:
-    adjusted = holm(values)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(0, 4))
+def test_holm_never_lowers_a_p_and_keeps_the_order(values: list[float], lost: int) -> None:
+    adjusted = holm(values, len(values) + lost)
+    assert adjusted == holm([*values, *[1.0] * lost], len(values) + lost)[: len(values)]
     assert all(p <= q <= 1 for p, q in zip(values, adjusted, strict=True))
     order = sorted(range(len(values)), key=lambda i: values[i])
     assert [adjusted[i] for i in order] == sorted(adjusted)
@@ -379,7 +403,10 @@ def test_what_a_curves_metric_does_not_say_of_its_direction_is_not_guessed() -> 
 
 def test_comparisons_at_equal_time_are_corrected_for_being_several() -> None:
     arms = {name: [(1.0, 1.0, 0.8), (2.0, 2.0, 0.5 + 0.1 * place)] for place, name in enumerate("abc")}
-    assert [one.p for one in analyse(curves(arms)).at_equal_time] == pytest.approx([4 / 2**8] * 2)
+    records = curves(arms)
+    assert [one.p for one in analyse(records).at_equal_time] == pytest.approx([4 / 2**8] * 2)
+    lost = [one for one in records if not isinstance(one, MetricRecord) or one.arm != "c"]
+    assert [one.p for one in analyse(lost).at_equal_time] == pytest.approx([4 / 2**8]), "two were planned"
 
 
 def test_perplexities_are_compared_where_the_loss_is_in_nats() -> None:
@@ -469,6 +496,15 @@ def test_what_is_no_comparison_is_called_that() -> None:
     assert verdict.word == "not a comparison"
     assert "loss 0.25" in verdict.text
     assert analyse([]).verdict.word == "not a comparison"
+
+
+def test_numbers_that_no_training_has_are_still_numbers_on_record() -> None:
+    records = curves({"a": [(0.0, 0.5, 1.5), (1.0, 1.0, 0.9)], "b": [(0.0, 0.5, 1.4), (1.0, 1.0, 0.5)]})
+    for size in (1.7e308, -1.7e308):
+        odd = [one.model_copy(update={"seconds": size}) if isinstance(one, RunRecord) else one for one in records]
+        json.dumps(analyse(odd).model_dump(mode="json"), allow_nan=False)
+        far = [one.model_copy(update={"step": size}) if isinstance(one, MetricRecord) else one for one in records]
+        json.dumps(analyse(far).model_dump(mode="json"), allow_nan=False)
 
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0])

@@ -3,11 +3,13 @@
 And that tampering is found and named: a changed, dropped, inserted, moved or truncated record.
 """
 
+import ast
 import csv
 import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 
 from policies.audit import AuditError, AuditLog
 from policies.audit_check import check_proof, prove, verify
-from policies.audit_query import Wanted, export, ocsf, parse_since
+from policies.audit_query import TEXTS, Wanted, export, ocsf, parse_since, what
 from policies.checkpoint import CheckpointError, load_verifier
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -253,6 +255,7 @@ def test_records_that_nobody_signed_are_never_signed_afterwards(tmp_path: Path) 
     records = list(log.records())
     assert [record["event"] for record in records[5:]] == ["log-repaired", "after"]
     assert records[5]["dropped_records"] == 3 and len(records[5]["dropped_sha256"]) == 64
+    assert what(records[5]).startswith("took out 3 records")
     assert verify(log.path).ok
 
 
@@ -439,6 +442,35 @@ def test_there_is_no_proof_of_a_record_that_is_not_there(tmp_path: Path) -> None
 # ---- what others get ----
 
 
+def appended() -> set[str]:
+    """Every event that the source writes into the log: the first word in calls that append, or hand on to one that does."""
+    found: set[str] = set()
+    for path in (*Path("executor").rglob("*.py"), *Path("policies").rglob("*.py"), Path("orchestrator/upkeep.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            if re.search(
+                r"audit(log\(.*\))?\.append$|self\._(note|write|commit)$", ast.unparse(call.func), re.IGNORECASE
+            ):
+                parts = [one for part in call.args if not isinstance(part, ast.Call) for one in ast.walk(part)]
+                words = [one.value for one in parts if isinstance(one, ast.Constant)]
+                found |= {word for word in words[:1] if isinstance(word, str)}
+    return found
+
+
+def test_every_event_that_is_written_has_a_text_of_its_own() -> None:
+    assert appended() == TEXTS.keys()
+    said = [what({"event": event}) for event in TEXTS]
+    assert all(said) and len(set(said)) == len(said)
+    assert what({"event": "of a later version"}) == ""
+
+
+def test_what_was_repaired_is_told_with_all_that_was_taken_out() -> None:
+    torn, dropped = {"torn_bytes": 12}, {"dropped_records": 2, "dropped_bytes": 310, "dropped_sha256": "0f"}
+    assert what({"event": "log-repaired", **torn}) == "cut 12 bytes of a torn line"
+    assert what({"event": "log-repaired", **dropped}) == "took out 2 records (310 bytes) that nobody had signed"
+    both = "cut 12 bytes of a torn line, took out 2 records (310 bytes) that nobody had signed"
+    assert what({"event": "log-repaired", **torn, **dropped}) == both
+
+
 def test_filters_find_by_time_run_user_outcome_and_rule(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     log.append("decision", execution="a", sprint="s", rules=[{"id": "request.wall"}])
@@ -466,12 +498,13 @@ def test_filters_find_by_time_run_user_outcome_and_rule(tmp_path: Path) -> None:
 
 def test_exports_are_lines_of_json_rows_without_formulas_and_ocsf_events(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
-    log.append("end", execution="=cmd|' /C calc'!A0", outcome="failed", message='x,\n"y"')
+    log.append("end", execution="=cmd|' /C calc'!A0", sprint=" =1+1", outcome="failed", message='x,\n"y"')
     log.append("network", host="example.org", port=443, method="CONNECT", allow=False, rule="network.host", reason="r")
     records = list(log.records())
     assert [json.loads(line) for line in export(records, "jsonl")] == records
     rows = list(csv.DictReader(io.StringIO("".join(export(records, "csv")))))
     assert rows[0]["execution"].startswith("'=") and rows[0]["outcome"] == "failed"
+    assert rows[0]["sprint"] == "' =1+1", "a spreadsheet looks behind spaces"
     for record in records:
         event = ocsf(record)
         assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]

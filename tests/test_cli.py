@@ -1,5 +1,6 @@
 """Promises of the command line: the right exit status, one clear line, one JSON value, and a terminal left in peace."""
 
+import io
 import json
 import os
 import signal
@@ -13,9 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.experiment import MetricRecord
+from executor.sinks import PassingSink
 from orchestrator.cli.main import COMMANDS, load
 from orchestrator.cli.terminal import harmless, one_line
+from orchestrator.cli.watching import LogPrinter
+from orchestrator.search.sweep import Watching
+from policies.asking import LIMIT_OPTIONS
 from policies.audit import AuditLog
+from tests.conftest import Recorded
 from tests.faulty_server import HTML, always, answer, faulty, huge, stall
 
 COMMAND = str(Path(sys.executable).with_name("labsandbox"))
@@ -217,6 +224,22 @@ def test_any_text_is_harmless_to_a_terminal_once_it_is_cleaned(text: str) -> Non
     assert len(one_line(text)) <= 300 and "\n" not in one_line(text)
 
 
+def test_a_sink_that_looks_hands_everything_on() -> None:
+    heard: list[tuple[str, float | None, float]] = []
+    last, shown = Recorded(), io.StringIO()
+    watching = Watching(last, lambda *what: heard.append(what))
+    sink = LogPrinter(PassingSink(watching), shown, shown)
+    record = MetricRecord(t=1.0, step=2, values={"loss": 3.0})
+    sink.log("stdout", b"out")
+    sink.log("stderr", b"err")
+    sink.record(record)
+    writer = sink.artifact("a")
+    writer.write(b"data")
+    writer.commit()
+    assert (last.stdout, last.stderr, last.records, last.files) == (b"out", b"err", [record], {"a": b"data"})
+    assert shown.getvalue() == "outerr" and heard == [("loss", 2, 3.0)] and watching.last == {"loss": 3.0}
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
     here: Path, own_state: Path, how: signal.Signals
@@ -340,6 +363,15 @@ def test_a_sprint_that_came_to_no_code_is_listed_with_its_reason(here: Path) -> 
     (listed,) = json.loads(labsandbox("sprints", "list", "--json").stdout)
     assert listed["outcome"] is None and "grow or to shrink by 50%" in listed["verdict"]
     assert "50%" in labsandbox("sprints", "show", listed["id"]).stdout
+
+
+def test_all_commands_that_run_experiments_offer_the_same_lab() -> None:
+    names = [name.replace("_", "-") for name in ("policy", "backend", "runtime", "image", "gpu_wait", *LIMIT_OPTIONS)]
+    offered = []
+    for command in ("run", "exec", "sweep", "replay"):
+        options = {one.opts[0]: one for one in load(command).params}
+        offered.append([(one.help, one.default, one.metavar) for one in (options[f"--{name}"] for name in names)])
+    assert offered[1:] == offered[:1] * 3
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -76,7 +76,7 @@ def test_a_server_that_never_ends_its_answer_is_left_at_the_deadline(fault: Faul
         (answer({"success": False, "error": "quota used up"}), "quota used up"),
         (answer({"error": "model failure"}), "model failure"),
         (answer(b"nope", "404 Not Found"), "404"),
-        (answer({"error": "a\x1b[31m\nb" + "c" * 1000}, "403 Forbidden"), "a [31m b"),
+        (answer({"error": "a\x1b[31m\nb" + "c" * 1000}, "403 Forbidden"), "a\\x1b[31m b"),
     ],
 )
 def test_a_refusal_is_not_repeated_and_keeps_its_reason_printable(response: bytes, said: str) -> None:

@@ -159,7 +159,7 @@ def test_trials_of_a_sweep_appear_as_they_end(page: Page, results: Path) -> None
         expect(page.locator("#trials tr").nth(1)).to_contain_text("best")
         tried(folder, study, None)
         expect(page.locator("#trials tr").nth(2)).to_contain_text("pruned")
-        expect(page.locator("#trials tr").nth(1)).to_contain_text(HOSTILE[:40])
+        expect(page.locator("#trials tr").nth(1)).to_contain_text(HOSTILE[:39])
         executed(folder / "confirm/best-1000")
         expect(page.locator("#confirm")).to_contain_text("best, seed 1000")
         assert page.title() != "run" and page.locator("img[src=x]").count() == 0

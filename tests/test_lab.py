@@ -127,6 +127,7 @@ def test_twenty_arms_with_grids_of_their_own_fit_into_a_plan(lab: Run) -> None:
         "{1: {}, '1': {}}, [0]",
         "['a%d' % i for i in range(33)], [0]",
         "['a', 'b'], [1 << 62]",
+        "['a', 'b'], [0, 1, 0]",
         "['a', 'b'], [0], unit='bits'",
         "['a', 'b'], [0], repeats=-1",
         "['a', 'b'], [0], primary=''",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from policies.decision import Capabilities, Decision, Request, decide
 from policies.merge import box_ceilings, stricter
 from policies.model import Ceiling, Limits, PartialLimits, PolicyError, built_in_policies, load_policy
-from policies.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+from policies.text import cell, for_drawing, harmless, one_line
+from policies.units import format_bytes, format_limit, format_seconds, format_size, parse_bytes, parse_seconds
 
 EVERYTHING = Capabilities(backend="test", runtime="test", enforces=frozenset({*Limits.model_fields, "network"}))
 
@@ -177,3 +178,48 @@ def test_the_policys_digest_changes_with_its_content_only() -> None:
     policy = load_policy("default")
     other = policy.model_copy(update={"limits": policy.limits.model_copy(update={"pids": 255})})
     assert policy.sha256 == load_policy("default").sha256 != other.sha256
+
+
+@pytest.mark.parametrize("name", Limits.model_fields)
+def test_a_limit_is_told_as_a_policys_file_has_it(name: str) -> None:
+    value = getattr(load_policy("gpu").limits, name)
+    told = format_limit(name, value)
+    assert PartialLimits.model_validate({name: yaml.safe_load(told)}).given() == {name: value}
+    assert format_limit(name, None) == "–"
+
+
+def test_counts_and_sizes_are_told_in_full_and_measured_sizes_in_round_figures() -> None:
+    assert [format_limit("files", count) for count in (64, 64.0, 1 << 20)] == ["64", "64", "1048576"]
+    assert format_limit("cpus", 1.5) == "1.5" and format_limit("memory", (1 << 30) + 1) == "1073741825B"
+    assert [format_size(size) for size in (0, 1023, 1024, 12.3 * 2**20, 2**50)] == [
+        "0 B", "1023 B", "1 KiB", "12.3 MiB", "1024 TiB"
+    ]  # fmt: skip
+
+
+# ---- texts of unknown origin ----
+
+
+@given(st.text())
+def test_no_cell_of_a_table_begins_as_a_formula(text: str) -> None:
+    assert not cell(text).lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    cell(text).encode()
+
+
+def test_cells_keep_what_is_harmless_and_show_what_no_file_holds() -> None:
+    assert [cell(value) for value in (None, 3, True, "a-b", " =1", "\n@x", "\0\ud800")] == [
+        "", "3", "True", "a-b", "' =1", "'\n@x", "\\x00\\ud800"
+    ]  # fmt: skip
+
+
+@given(st.text())
+def test_one_line_and_a_pictures_label_show_only_what_is_printed(text: str) -> None:
+    for shown in (one_line(text, 40), for_drawing(text, 40)):
+        assert len(shown) <= 41 and not any(mark in shown for mark in "\n\r\t\x1b\u202e")
+        assert shown == harmless(shown)
+    assert not for_drawing(text).startswith("_")
+
+
+def test_a_text_that_was_cut_says_so() -> None:
+    assert one_line("a\tb\n c\x1b[0m") == "a b c\\x1b[0m"
+    assert one_line("x" * 10, 4) == "xxx…" and one_line("x" * 4, 4) == "xxxx"
+    assert for_drawing("_hidden $x$") == " _hidden $x$"

@@ -263,11 +263,14 @@ def test_keys_are_made_shown_once_and_kept_where_they_are_asked_to_be(here: Path
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"LUMENBRIDGE_MNEMONIC": "correct horse battery"}, "LUMENBRIDGE_MNEMONIC is no mnemonic"),
-        ({"LUMENBRIDGE_PRIVATE_KEY": "c0ffee"}, "LUMENBRIDGE_PRIVATE_KEY is no private key"),
+        ({"LUMENBRIDGE_MNEMONIC": "correct horse battery"}, "LUMENBRIDGE_MNEMONIC is not a mnemonic"),
+        ({"LUMENBRIDGE_PRIVATE_KEY": "c0ffee"}, "LUMENBRIDGE_PRIVATE_KEY is not a private key"),
         ({"LUMENBRIDGE_PRIVATE_KEY": "11" * 32, "LUMENBRIDGE_MNEMONIC": WORDS}, "both set"),
         ({"LABSANDBOX_LLM_BASE_URL": "http://127.0.0.1:1/v1"}, "LABSANDBOX_LLM_MODEL is not"),
-        ({"LABSANDBOX_LLM_BASE_URL": "gopher://x", "LABSANDBOX_LLM_MODEL": "m"}, "LABSANDBOX_LLM_BASE_URL is no http"),
+        (
+            {"LABSANDBOX_LLM_BASE_URL": "gopher://x", "LABSANDBOX_LLM_MODEL": "m"},
+            "LABSANDBOX_LLM_BASE_URL is not an http",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_one_line_without_the_secret(

@@ -282,12 +282,12 @@ def test_code_that_does_not_install_is_left_as_it_is(code: str) -> None:
 def test_what_is_installed_under_another_name_is_required_and_its_module_not_looked_up() -> None:
     code = "import os\nos.system('pip install scikit-fuzzy torch==1.0 einops>=0.7')\nimport einops, skfuzzy, torch\n"
     mended = mend(code)
-    experiment = experiment_of(mended, check_source(mended.code), ["einops"], 0)
+    experiment = experiment_of(mended, check_source(mended.code), ["einops"], "cpu", 0)
     assert experiment.requirements == ("einops>=0.7", "scikit-fuzzy")
     assert experiment.imports == ()
     plain = mend("import einops, torch\n")
-    assert experiment_of(plain, check_source(plain.code), ["einops<1"], 0).requirements == ("einops<1",)
-    assert experiment_of(plain, check_source(plain.code), [], 0).imports == ("einops", "torch")
+    assert experiment_of(plain, check_source(plain.code), ["einops<1"], "cpu", 0).requirements == ("einops<1",)
+    assert experiment_of(plain, check_source(plain.code), [], "cpu", 0).imports == ("einops", "torch")
 
 
 def test_mended_code_runs_where_the_call_stood(bench: Bench) -> None:

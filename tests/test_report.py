@@ -293,6 +293,7 @@ def test_containers_that_differ_are_each_told_and_first_and_last_records_are_pro
         log.append("decision", execution=name, allow=True)
         log.append("end", execution=name, outcome="completed")
     less = {"memory": {"requested": None, "effective": 1 << 30, "enforced_by": "cgroup", "observed": 1 << 30}}
+    less["files"] = {**less["memory"], "effective": 1 << 20, "observed": 1 << 20}
     phases = implemented(
         executed(), executed(execution_id="e2", limits=less, image={"reference": "x", "digest": "sha256:34"})
     )
@@ -302,6 +303,7 @@ def test_containers_that_differ_are_each_told_and_first_and_last_records_are_pro
         "Container e2: Policy",
         "4GiB",
         "1GiB",
+        "1048576",
         "sha256:12",
         "sha256:34",
         "Record 0",
@@ -311,6 +313,36 @@ def test_containers_that_differ_are_each_told_and_first_and_last_records_are_pro
     assert "Record 1 " not in text
     assert "CPU energy: not measured" in text
     assert "nominally 95 %, it covers about 86 to 91 %" in text
+
+
+def test_times_are_in_utc_wherever_they_were_written(tmp_path: Path) -> None:
+    times = {"start_time": "2026-01-01T14:25:01+02:00", "end_time": "2026-01-01T12:26:00Z"}
+    text = Page((sprint(tmp_path, [], {**GOAL, **times}) / "report.html").read_text()).text
+    assert "2026-01-01 12:25:01 UTC, 2026-01-01 12:26:00 UTC" in text
+    odd = Page((sprint(tmp_path, [], {**GOAL, "start_time": "soon"}) / "report.html").read_text()).text
+    assert "–, –" in odd and "soon" not in odd
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_says_how_many_of_the_planned_runs_it_shows_and_takes_steps_that_no_axis_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = records()
+    place = max(index for index, one in enumerate(found) if isinstance(one, RunRecord) and one.arm == "AdamW")
+    found[place] = found[place].model_copy(update={"status": "diverged"})
+    found += [
+        MetricRecord(t=99.0 + 10 * seed, step=step, arm="Lion", seed=seed, phase="confirm", values={"test_loss": 2.0})
+        for seed in range(7)
+        for step in (1.7e308, -1.7e308)
+    ]
+    labels: list[str] = []
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda axes, *at, **how: (labels.append(how.get("label", "")), plot(axes, *at, **how))[1]
+    )
+    folder = sprint(tmp_path, found, GOAL)
+    assert (folder / "figures/curves_by_step.png").exists()
+    assert {"AdamW (6 of 7 runs)", "Lion (7 runs)"} <= set(labels)
 
 
 def test_the_host_is_the_one_on_record_and_not_the_one_that_writes_the_page(tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 import errno
 import json
 import math
+import os
+import resource
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from executor.experiment import AnyRecord, MetricRecord, PlanRecord, RunRecord
-from results.curves import draw_curves
-from results.store import Store, StoreError
+from results.curves import draw_run
+from results.store import Store, StoreError, unfinished
 
 
 def test_two_runs_in_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -117,6 +121,29 @@ def test_a_sprint_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
         Store(tmp_path).summary(name)
 
 
+def test_what_nobody_finished_is_found_wherever_it_is_in_a_run_and_no_link_is_followed(tmp_path: Path) -> None:
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    old = [
+        "sweep_20260101_000000/.sweep.json.dead5678",
+        "sweep_20260101_000000/trials/3/.execution.json.dead5678",
+        "sweep_20260101_000000/trials/3/artifacts/a\udcff\nb/.part-dead5678",
+        "sweep_20260101_000000/confirm/best-1/.run.json.dead5678",
+        "sprint_20260101_000000/attempts/1/artifacts/.part-dead5678",
+        "sprint_20260101_000000/figures/.effect.png.dead5678",
+    ]
+    kept = ["sprint_20260101_000000/attempts/1/artifacts/part-dead5678", "sprint_20260101_000000/figures/effect.png"]
+    young = ["sprint_20260101_000000/figures/.effect.png.young678"]
+    for path in [*(results / name for name in (*old, *kept, *young)), elsewhere / ".part-dead5678"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        if path.name not in young[0]:
+            os.utime(path, (1, 1))
+    (results / "sprint_20260101_000000/artifacts").symlink_to(elsewhere)
+    (results / "sprint_20260101_000000/attempts/2").symlink_to(elsewhere)
+    (results / "sprint_20260101_000000/attempts/1/.log.dead5678").symlink_to(elsewhere / ".part-dead5678")
+    assert [str(path.relative_to(results)) for path in unfinished(results, 60)] == sorted(old)
+
+
 # ---- curves ----
 
 HOSTILE = ["$\\frac{", "a\x1b[31mb\nc", "x" * 120, "𝕏 ☃ \u202e", "_^{}%#&"]
@@ -133,17 +160,23 @@ def comparison(arms: list[str], key: str) -> list[AnyRecord]:
                 records.append(MetricRecord(t=1, step=step, arm=arm, seed=seed, phase="confirm", values=values))
             status = "ok" if seed else "diverged"
             value = 0.1 * index + 0.01 * seed if seed else math.nan
-            run = RunRecord(t=2, arm=arm, seed=seed, phase="confirm", status=status, values={key: value})  # type: ignore[arg-type]
+            run = RunRecord(t=2, seconds=2, arm=arm, seed=seed, phase="confirm", status=status, values={key: value})  # type: ignore[arg-type]
             records.append(run)
     return records
 
 
+def left(folder: Path, records: Sequence[AnyRecord]) -> Path:
+    """A run's folder with these records."""
+    lines = [record.model_dump_json(exclude_none=True).encode() + b"\n" for record in records]
+    (folder / "metrics.jsonl").write_bytes(b"".join(lines))
+    return folder
+
+
 @pytest.mark.parametrize("name", ["val_loss", *HOSTILE])
 def test_a_comparison_is_drawn_whatever_its_names_are(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "curves.png"
-    assert draw_curves(comparison([f"{name}{index}"[-128:] for index in range(3)], name), path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert [found.name for found in tmp_path.iterdir()] == ["curves.png"]
+    assert draw_run(left(tmp_path, comparison([f"{name}{index}"[-128:] for index in range(3)], name)))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
 
 
 def test_metrics_without_a_comparison_are_drawn_with_nan_infinity_and_huge_values(tmp_path: Path) -> None:
@@ -152,20 +185,59 @@ def test_metrics_without_a_comparison_are_drawn_with_nan_infinity_and_huge_value
         MetricRecord(t=1, step=step if step % 2 else None, values={"loss": value, "$": 1.0})
         for step, value in enumerate(values)
     ]
-    assert draw_curves(records, tmp_path / "curves.png")
+    assert draw_run(left(tmp_path, records))
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_study_with_steps_and_values_at_the_end_of_the_scale_is_drawn(tmp_path: Path) -> None:
     records = comparison(["a", "b"], "loss")
     records += [
         MetricRecord(t=1, step=step, arm="a", seed=0, phase="confirm", values={"loss": 1.7e308})
         for step in (1.7e308, -1.7e308)
     ]
+    records += [
+        MetricRecord(t=1, step=step, arm="a", seed=seed, phase="confirm", values={"loss": 0.5})
+        for step in (1.7e308, -1.7e308)
+        for seed in range(3)
+    ]
     records += [RunRecord(t=1, arm="b", seed=2, phase="confirm", status="ok", values={"loss": -1.7e308})]
-    assert draw_curves(records, tmp_path / "curves.png")
+    assert draw_run(left(tmp_path, records))
+
+
+def test_a_disk_that_is_full_keeps_the_old_picture_and_nothing_half(tmp_path: Path) -> None:
+    folder = left(tmp_path, comparison(["a", "b"], "loss"))
+    (folder / "curves.png").write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            draw_run(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (folder / "curves.png").read_bytes() == b"old"
+    assert sorted(found.name for found in folder.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+def test_the_curves_are_those_of_the_metric_that_the_report_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tuning selects by, where the primary was not logged, however often others were."""
+    records = comparison(["a", "b"], "val_loss")
+    plan = records[0].model_copy(update={"primary": "test_loss", "select": "val_loss"})
+    more: list[AnyRecord] = [
+        MetricRecord(t=1, step=step, arm="a", seed=0, phase="confirm", values={"train_loss": 1}) for step in range(99)
+    ]
+    runs = [
+        one.model_copy(update={"values": {"test_loss": 1.0 + one.seed}}) if isinstance(one, RunRecord) else one
+        for one in records[1:]
+    ]
+    folder, labels = left(tmp_path, [plan, *more, *runs]), []
+    monkeypatch.setattr(Axes, "set_ylabel", lambda axes, label, **more: labels.append(label))
+    assert draw_run(folder)
+    assert "val_loss" in labels and "train_loss" not in labels
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
-    assert not draw_curves([], tmp_path / "curves.png")
-    assert list(tmp_path.iterdir()) == []
+    assert not draw_run(left(tmp_path, []))
+    assert [found.name for found in tmp_path.iterdir()] == ["metrics.jsonl"]

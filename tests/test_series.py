@@ -12,8 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from executor.experiment import MetricRecord, PlanRecord, RunRecord
+from executor.experiment import (
+    LEAST_WHOLE,
+    MAX_NAME,
+    MAX_VALUES,
+    MOST_WHOLE,
+    RECORD,
+    MetricRecord,
+    PlanRecord,
+    RunRecord,
+)
 from results import curves
 from results import series as series_module
 from results.curves import draw_run
@@ -102,6 +112,22 @@ BAD = [
 def test_a_line_that_is_no_record_is_counted_and_costs_nothing_else(tmp_path: Path, bad: bytes) -> None:
     found = read_folder(written(tmp_path, line(1, 1) + bad + b"\n" + line(2, 2)))
     assert list(found.series[0].values) == [1, 2] and found.skipped == 1
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"values": {"n" * size: 1.0 for size in (MAX_NAME, MAX_NAME + 1)[:count]}} for count in (1, 2)]
+    + [{"values": {str(name): 1.0 for name in range(count)}} for count in (MAX_VALUES, MAX_VALUES + 1)]
+    + [{"seed": seed} for seed in (LEAST_WHOLE, LEAST_WHOLE - 1, MOST_WHOLE, MOST_WHOLE + 1)],
+)
+def test_both_readers_of_a_record_have_the_same_bounds(tmp_path: Path, record: dict[str, object]) -> None:
+    text = json.dumps({"type": "metric", "t": 1.0, "values": {"loss": 1.0}, **record})
+    try:
+        RECORD.validate_json(text)
+        good = True
+    except ValidationError:
+        good = False
+    assert read_folder(written(tmp_path, text.encode() + b"\n")).skipped == (not good)
 
 
 @settings(max_examples=200, deadline=None)
@@ -266,11 +292,6 @@ def test_a_line_breaks_where_a_value_is_missing_and_where_the_step_goes_back() -
     steps, values = curves._line(made([1, math.nan, 3, 4, 5], [0, 1, 2, 0, 1]))
     np.testing.assert_array_equal(values, [1, math.nan, 3, math.nan, 4, 5, math.nan])
     np.testing.assert_array_equal(steps, [0, 1, 2, math.nan, 0, 1, math.nan])
-
-
-def test_the_mean_of_runs_has_only_steps_that_all_reached() -> None:
-    mean = curves._mean([made([1, 2, 3], [0, 10, 20]), made([3, 9, 4, 5], [0, 5, 10, 10])])
-    assert list(mean.steps) == [0, 10] and list(mean.values) == [2, 3.5]
 
 
 def test_a_picture_says_where_its_numbers_are_from_and_what_is_odd_about_them() -> None:

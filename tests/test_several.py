@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 
 from orchestrator import AIResearchTeam
 from orchestrator.advice import advice, advised_goal, recommendation_of
+from orchestrator.batch import Line
+from orchestrator.cli.main import app
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
+from orchestrator.journal import now
 from orchestrator.lab_setup import LabOptions
 from orchestrator.local_agents.playbook.following import _OTHER_FACTOR, next_goal
 from orchestrator.local_agents.playbook.goals import read_goal
@@ -166,6 +169,41 @@ def test_many_goals_need_few_open_files(here: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in said
+
+
+def test_a_journal_is_read_as_it_grows_and_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    line, journal = Line("goal", "sprint_1", tmp_path), tmp_path / "events.jsonl"
+    assert line.doing() == "waiting"
+    line.process = subprocess.Popen(["true"])
+    assert line.doing() == "starting"
+    began = f'"time": "{now()}"}}\n'.encode()
+    begun = b'{"step": "discussion.begin", ' + began + b'{"step": "implementation.begin", ' + began
+    begun += b'{"step": "repair.1.code"}\n'
+    journal.write_bytes(begun)
+    assert line.doing() == "implementation, repair 1"
+    with journal.open("r+b") as file:
+        file.write(b"?" * len(begun))  # whoever reads from the beginning finds this
+        file.write(b'{"step": "repair.2.code"}\n{"step": "val')
+        file.flush()
+        assert line.doing() == "implementation, repair 2"
+        file.write(b'idation.begin", ' + began)
+    assert line.doing() == "validation"
+    line.close()
+    line.process.wait()
+
+
+def test_nobody_reads_the_journals_where_no_terminal_shows_them(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doing, running = Line.doing, []
+
+    def heard(line: Line) -> str:
+        running.append(line.process is not None and line.ended is None)
+        return doing(line)
+
+    monkeypatch.setattr(Line, "doing", heard)
+    with faulty_service({}) as service:
+        monkeypatch.setenv("LUMENBRIDGE_BASE_URL", service.url)
+        app(["run", "one", "two", *QUICK], standalone_mode=False)
+    assert not any(running) and len(running) < 5
 
 
 def test_a_terminal_shows_a_live_table(here: Path) -> None:

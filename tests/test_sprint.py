@@ -17,7 +17,7 @@ from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
 from orchestrator.agents.team import setup_team
 from orchestrator.cli.main import load
-from orchestrator.cli.options import lab_options
+from orchestrator.cli.options import Asked
 from orchestrator.command import repeating
 from orchestrator.context import Context, Progress, RunExperiment, Silent, Terms
 from orchestrator.errors import UsageProblem
@@ -33,6 +33,7 @@ from policies.decision import Request
 from policies.model import PartialLimits, load_policy
 from results.series import read_folder
 from results.store import RunFolder, Store
+from sandbox_images.lock import Flavour, locked
 from tests.conftest import Bench
 
 COMPARISON = """
@@ -83,15 +84,38 @@ def sprint(
     results: Path,
     budgets: Budgets | None = None,
     progress: Progress | None = None,
+    flavour: Flavour = "cpu",
 ) -> Iterator[tuple[Sprint, RunFolder]]:
     store = AgentStore(":memory:")
     with serve_locally(engine, store) as url, Store(results).new("sprint") as folder:
         client = LumenbridgeClient(url, "lab", backoff=0.01)
         setup_team(client)
         with Journal(folder.path / EVENTS) as journal:
-            context = Context(client, run, folder, journal, Terms("Facts.", 10.0), progress or Silent(), "account")
+            terms = Terms("Facts.", 10.0, flavour)
+            context = Context(client, run, folder, journal, terms, progress or Silent(), "account")
             yield Sprint(context, 3, budgets), folder
     store.close()
+
+
+def test_a_run_with_gpus_has_the_gpu_images_packages_and_no_second_torchvision(
+    run_experiment: RunExperiment, tmp_path: Path
+) -> None:
+    asked: list[Experiment] = []
+
+    def run(experiment: Experiment, sink: Sink, seconds: float) -> Execution:
+        asked.append(experiment)
+        return run_experiment(experiment.model_copy(update={"requirements": ()}), sink, seconds)
+
+    code = "import subprocess\nsubprocess.run(['pip', 'install', 'torchvision==0.1'])\n"
+    code += f"try:\n    import torchvision\nexcept ImportError:\n    pass\n{COMPARISON}"
+    with sprint(Scripted(code=lambda: code), run, tmp_path, flavour="gpu") as (one, folder):
+        implementation = one.run("goal")["phases"]["implementation"]
+    assert asked[0].requirements == ()
+    pin = f"torchvision=={locked('gpu')['torchvision']}"
+    assert pin in (folder.path / "requirements.txt").read_text().splitlines() and pin in implementation["dependencies"]
+    with sprint(Scripted(code=lambda: code), run, tmp_path) as (one, _):
+        one.run("goal")
+    assert asked[1].requirements == ("torchvision==0.1",), "which the other image does not hold"
 
 
 def never(experiment: Experiment, sink: Sink, seconds: float) -> Execution:
@@ -332,14 +356,9 @@ def test_the_recorded_command_says_every_option_that_was_given(goal: str) -> Non
     assert words[:2] == ["labsandbox", "run"]
     # What the command line itself makes of it.
     run = load("run").make_context("run", words[2:]).params
-    again = lab_options(
-        run["policy"],
-        run["backend"],
-        run["runtime"],
-        run["image"],
-        run["gpu_wait"],
-        **{name: run[name] for name in limits},
-    )
+    again = Asked(
+        **{name: run[name] for name in ("policy", "backend", "runtime", "image", "gpu_wait", *limits)}
+    ).of_lab()
     assert (run["goal"], run["agents"], str(run["results"]), run["seed"]) == ([goal], "local", "/tmp/my results", 7)
     assert again == options
 

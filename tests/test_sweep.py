@@ -7,10 +7,11 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from orchestrator.cli.main import app
 from orchestrator.errors import UsageProblem
 from orchestrator.local_agents.playbook.study import UnknownGoal
 from orchestrator.local_agents.playbook.writing import write_tuning
-from orchestrator.search.study import grid
+from orchestrator.search.spec import SweepSpec
+from orchestrator.search.study import Search, grid
 from orchestrator.search.sweep import fitting
 from policies.model import load_policy
 from results.search_plots import draw_search
@@ -282,6 +284,86 @@ def test_nobody_is_asked_for_an_experiment_that_could_not_run(tmp_path: Path, mo
     with pytest.raises(RequestDenied, match="wall"):
         app(["sweep", *words, "--results", str(tmp_path / "r")], standalone_mode=False)
     assert not (tmp_path / "r").exists()
+
+
+# ---- killed between any two writes ----
+
+
+class Dying(sqlite3.Connection):
+    """A connection whose process is killed instead of its next write but `left`."""
+
+    left = 0
+
+    def commit(self) -> None:
+        if self.in_transaction:
+            if Dying.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            Dying.left -= 1
+        super().commit()
+
+
+def survives(folder: Path, spec: SweepSpec, writes: int, work: Callable[[Search], object]) -> bool:
+    """Whether a process of its own came to the end of `work`, which it was killed in after so many writes."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            search = Search(folder, spec)
+            Dying.left = writes
+            work(search)
+            status = 0
+        finally:
+            os._exit(status)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended in (0, -signal.SIGKILL)
+    return ended == 0
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_a_trial_is_tried_again_once_wherever_a_kill_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """While trials are asked for, and while what was cut off is taken up; `left` counts what is still to be made."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *words, **named: connect(*words, **named, factory=Dying))
+    Dying.left = 10**9
+    space = {"x": Dimension(kind="choice", choices=[1, 2, 3]), "y": Dimension(kind="uniform", low=0.0, high=1.0)}
+    spec = SweepSpec.model_validate({"trials": 7, "sampler": sampler})
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    search = Search(begun, spec)
+    search.begin(space, {"x": 1, "y": 0.5}, "loss", 1.0)
+    search.lay_grid()
+    points = sorted(itertools.product(*grid(space, 7).values()))
+    asked, taken_up = [lambda search: (search.ask(), search.ask()), lambda search: search.take_up()]
+    for kill in itertools.count():
+        folder = Path(shutil.copytree(begun, tmp_path / f"ask {kill}"))
+        whole = survives(folder, spec, kill, asked)
+        after = itertools.count() if whole else [10**9]
+        for again in after:
+            copy = Path(shutil.copytree(folder, tmp_path / f"ask {kill} {again}"))
+            done = survives(copy, spec, again, taken_up)
+            search = Search(copy, spec)
+            running = [trial for trial in search.study.get_trials() if trial.state.name == "RUNNING"]
+            search.take_up()
+            assert search.take_up() == 0 and not (done and running)
+            assert search.left() == 6, "none of those that were cut off counts"
+            lost = [trial.number for trial, state in search.ended() if state == "lost"]
+            assert len(search.ended()) == 1 + len(lost)
+            made = [search.ask().params for _ in range(search.left())]
+            assert search.left() == (0 if sampler == "grid" else 6)
+            if sampler == "grid":
+                assert sorted((params["x"], params["y"]) for params in made) == points, (
+                    "every point of the grid, and each once"
+                )
+            elif whole:
+                cut = [search.study.trials[number].params for number in lost]
+                assert made[: len(cut)] == cut and len(lost) == 2, "with the same values"
+            if done:
+                break
+        if whole:
+            break
+    assert kill > 5 and again > 5, "there were writes to be killed between"
 
 
 # ---- its parts ----

@@ -81,7 +81,7 @@ def _state(gpus: Gpus, device: Device, queue: Queue) -> DeviceState:
 def _standing(claim: Claim, share: int | None = None) -> Standing:
     ticket = claim.ticket
     return Standing(
-        _name(claim.uid),
+        user_name(claim.uid),
         claim.uid,
         ticket.pid,
         ticket.execution,
@@ -91,7 +91,8 @@ def _standing(claim: Claim, share: int | None = None) -> Standing:
     )
 
 
-def _name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """The login name of a user id; "uid N" where there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -10,16 +10,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
+from policies.text import one_line
 
 MAX_TEXT = 200_000
 MAX_CODE = 1 << 20
 
 
 def clean_line(text: object, limit: int = 300) -> str:
-    """Somebody else's text as one printable line of bounded length."""
-    words = "".join(character if character.isprintable() else " " for character in str(text)[: 20 * limit]).split()
-    line = " ".join(words)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """Somebody else's text as one harmless line of at most `limit` characters."""
+    return one_line(str(text)[: 20 * limit], limit)
 
 
 def _encodable(value: object) -> object:

@@ -45,7 +45,7 @@ class LumenbridgeClient:
         pins: PinnedKeys | None = None,
         require_signed: bool = False,
     ) -> None:
-        """key: signs every request. require_signed: an agent's answer without a valid signature is no answer."""
+        """key: signs every request. require_signed: an agent's answer without a valid signature is refused."""
         self._transport = Transport(base_url, "LUMENBRIDGE_BASE_URL", backoff)
         self.base_url = self._transport.base_url
         self.user_id = user_id

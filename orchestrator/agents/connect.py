@@ -78,7 +78,7 @@ def open_engine(name: EngineName, settings: Settings, state: Path) -> "Engine":
 
 
 def signing_key(settings: Settings) -> SigningKey | None:
-    """The user's own key, if one is set. Raises UsageProblem for one that is none, or for two."""
+    """The user's own key, if one is set. Raises UsageProblem for one that is malformed, or for two."""
     if settings.private_key and settings.mnemonic:
         raise UsageProblem("LUMENBRIDGE_PRIVATE_KEY and LUMENBRIDGE_MNEMONIC are both set: which is it?")
     if settings.private_key:

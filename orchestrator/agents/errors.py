@@ -19,7 +19,7 @@ class AgentRefused(AgentError):
 
 
 class AgentsUnavailable(AgentError):
-    """Connection, timeout, 5xx, or an answer that makes no sense.
+    """Connection, timeout, 5xx, or a malformed answer.
 
     after: seconds that the service asked to be left. unheard: the question certainly came to nobody.
     """

@@ -34,10 +34,10 @@ class SigningKey:
     """A private key on secp256k1."""
 
     def __init__(self, secret: bytes) -> None:
-        """secret: 32 bytes, big-endian. Raises ValueError where it is no key of the curve."""
+        """secret: 32 bytes, big-endian. Raises ValueError where it is not a key on the curve."""
         number = int.from_bytes(secret, "big")
         if len(secret) != 32 or not 0 < number < _ORDER:
-            raise ValueError("no private key of secp256k1")
+            raise ValueError("not a private key on secp256k1")
         self._key = ec.derive_private_key(number, _CURVE)
         self.public = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
         """33 bytes, compressed (SEC 1)."""
@@ -48,7 +48,9 @@ class SigningKey:
         try:
             return cls(bytes.fromhex(text.strip()))
         except ValueError:
-            raise UsageProblem("LUMENBRIDGE_PRIVATE_KEY is no private key: 64 hexadecimal digits are needed") from None
+            raise UsageProblem(
+                "LUMENBRIDGE_PRIVATE_KEY is not a private key: 64 hexadecimal digits are needed"
+            ) from None
 
     @classmethod
     def from_mnemonic(cls, words: str) -> Self:
@@ -56,7 +58,7 @@ class SigningKey:
         text = " ".join(words.split()).lower()
         if len(text.split()) != WORDS or not Mnemonic("english").check(text):
             raise UsageProblem(
-                f"LUMENBRIDGE_MNEMONIC is no mnemonic of {WORDS} English BIP-39 words (or one is misspelt)"
+                f"LUMENBRIDGE_MNEMONIC is not a mnemonic of {WORDS} English BIP-39 words (or one is misspelt)"
             )
         return cls(BIP32.from_seed(Mnemonic.to_seed(text)).get_privkey_from_path(PATH))
 

@@ -29,7 +29,7 @@ class Signed:
 
     grade: Grade
     identity: str = ""
-    """Whose it says that it is."""
+    """Of whom it claims to be; anybody may claim anything."""
     public_key: str = ""
     """Hex; only of a signature that holds."""
 

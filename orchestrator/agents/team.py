@@ -10,7 +10,7 @@ from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.errors import AgentRefused
 from policies.decision import Decision
 from policies.units import format_bytes, format_seconds
-from sandbox_images.lock import locked
+from sandbox_images.lock import Flavour, locked
 
 RESEARCHER, ARCHITECT, CODER, VALIDATOR = "ResearcherAgent", "ArchitectAgent", "CoderAgent", "ValidatorAgent"
 DEBUGGER = "DebuggerAgent"
@@ -90,6 +90,8 @@ Done = Literal["registered", "updated", "unchanged", "taken"]
 
 SETUP_SECONDS = 60.0
 """How long setting up may take in all."""
+_TOLD = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib")
+"""The packages whose versions prompts tell."""
 
 
 def setup_team(client: LumenbridgeClient, roles: Iterable[Role] = EVERYBODY) -> dict[str, Done]:
@@ -131,14 +133,14 @@ def _set_up(client: LumenbridgeClient, role: Role, present: bool, deadline: floa
     return "updated"
 
 
-def sandbox_facts(terms: Decision) -> str:
+def sandbox_facts(terms: Decision, flavour: Flavour) -> str:
     """What the code will find, for a prompt: limits as they will hold, network and packages."""
-    limits = terms.limits
-    packages = ", ".join(f"{name} {locked()[name]}" for name in ("torch", "numpy", "scikit-learn", "matplotlib"))
+    limits, held = terms.limits, locked(flavour)
+    packages = ", ".join(f"{name} {held[name]}" for name in _TOLD if name in held)
     network = f"HTTP(S) to {', '.join(terms.network.hosts)} alone" if terms.network.hosts else "no network"
     more = {
         "deny": "Nothing else can be installed.",
-        "allowlist": f"These can be had as well, by importing them: {', '.join(terms.dependencies.names)}.",
+        "allowlist": f"These are available as well, when the code imports them: {', '.join(terms.dependencies.names)}.",
         "any": "Other pure or prebuilt packages are there when the code imports them; never call pip.",
     }[terms.dependencies.mode]
     return (

@@ -7,15 +7,13 @@ A call ends by its deadline whatever the other side does: a connection that stal
 import ipaddress
 import json
 import math
-import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import requests
@@ -23,6 +21,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 
 from orchestrator.agents.answers import clean_line
 from orchestrator.agents.errors import AgentRefused, AgentsUnavailable
+from orchestrator.background import in_background
 
 CONNECT_TIMEOUT = 5.0
 CALL_SECONDS = 120.0
@@ -33,7 +32,6 @@ _MAX_BACKOFF = 20.0
 
 Headers = Callable[[float], Mapping[str, str]]
 """Further headers of one attempt, given its deadline."""
-_T = TypeVar("_T")
 
 
 class _TryAgain(AgentsUnavailable):
@@ -53,7 +51,7 @@ class Transport:
     """Calls to one service. Safe to use from several threads: every call has its own connection."""
 
     def __init__(self, base_url: str, name: str, backoff: float = 0.5, attempts: int = ATTEMPTS) -> None:
-        """name: the setting that the address came from. Raises AgentRefused where it is no address."""
+        """name: the setting that the address came from. Raises AgentRefused where it is not an address."""
         host = _host_of(base_url, name)
         self.base_url = base_url.rstrip("/")
         self._backoff = backoff
@@ -94,8 +92,10 @@ class Transport:
         if left <= 0:
             raise _TryAgain("no time was left to ask")
         try:
-            response, raw = _by_deadline(lambda: self._exchange(attempt, headers, left), left)
-        except requests.exceptions.Timeout:
+            # Socket timeouts hold for one read each, so a server that drips bytes could hold a call for ever. The thread
+            # that is given up on ends with its connection.
+            response, raw = in_background(self._exchange, attempt, headers, left).result(timeout=left)
+        except (TimeoutError, requests.exceptions.Timeout):
             raise _TryAgain("no answer in time") from None
         except (requests.exceptions.RequestException, HTTPError, UnicodeError) as error:
             unheard = isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
@@ -113,7 +113,7 @@ class Transport:
                 headers=dict(headers),
                 auth=_as_it_is,
                 timeout=(min(CONNECT_TIMEOUT, left), left),
-                allow_redirects=False,  # an answer from another host is no answer of this service
+                allow_redirects=False,  # an answer from another host is not this service's
                 stream=True,
             ) as response:
                 return response, _read(response, attempt.deadline)
@@ -129,13 +129,13 @@ def _host_of(base_url: str, name: str) -> str:
         parts = urlsplit(base_url)
         host = parts.hostname if parts.scheme in {"http", "https"} else None
         secret = parts.username is not None or parts.password is not None or bool(parts.query)
-        _ = parts.port  # raises for one that is none
+        _ = parts.port  # raises where it is malformed
     except ValueError:
         host, secret = None, False
     if secret:  # addresses are shown and put on record
-        raise AgentRefused(f"{name} holds a user, a password or a query, for which an address is no place")
+        raise AgentRefused(f"{name} holds a user, a password or a query, which do not belong in an address")
     if not host:
-        raise AgentRefused(f"{name} is no http(s) address: {clean_line(base_url, 100)}")
+        raise AgentRefused(f"{name} is not an http(s) address: {clean_line(base_url, 100)}")
     return host
 
 
@@ -144,30 +144,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _by_deadline(work: Callable[[], _T], seconds: float) -> _T:
-    """The result of `work`, or requests' Timeout after `seconds`.
-
-    Socket timeouts hold for one read each, so a server that drips bytes could hold a call for ever. The thread that is
-    given up on ends with its connection.
-    """
-    outcome: queue.Queue[tuple[_T | None, BaseException | None]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            outcome.put((work(), None))
-        except BaseException as error:
-            outcome.put((None, error))
-
-    threading.Thread(target=run, name="agent-call", daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise requests.exceptions.Timeout from None
-    if error is not None:
-        raise error
-    return cast(_T, result)
 
 
 def _read(response: requests.Response, deadline: float) -> bytes:

@@ -19,7 +19,6 @@ from orchestrator.replay import read_recorded
 from orchestrator.replay import replay as replay_summary
 from orchestrator.rerun import RERUN, recorded
 from orchestrator.rerun import rerun as rerun_recorded
-from policies.decision import GPU_WAIT
 from results.store import RunFolder, Store
 
 
@@ -59,22 +58,17 @@ def rerun(
     raise typer.Exit(exit_status(done.execution.outcome))
 
 
+@options.with_lab
 def replay(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A recorded sprint's folder, or its summary.")],
-    policy: options.PolicyName = "default",
-    backend: options.Backend = "auto",
-    runtime: options.Runtime = None,
-    image: options.Image = None,
-    gpus: options.Gpus = None,
-    gpu_wait: options.GpuWait = GPU_WAIT,
-    wall: options.Wall = None,
-    memory: options.Memory = None,
+    asked: options.Asked,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Run a recorded sprint's code in the sandbox, and say whose fault it is if it fails."""
-    chosen = options.lab_options(policy, backend, runtime, image, gpu_wait, gpus=gpus, wall=wall, memory=memory)
+    chosen = asked.of_lab()
 
     def opened() -> Lab:
         lab = open_lab(chosen, note)

@@ -141,7 +141,7 @@ def keygen(
         try:
             write_secret(out, words + "\n")
         except FileExistsError:
-            raise UsageProblem(f"{out} is there already, and is left as it is") from None
+            raise UsageProblem(f"{out} exists already, and is left as it is") from None
         except OSError as error:
             raise UsageProblem(f"cannot write {out}: {error.strerror}") from None
     public = {"public_key": key.public.hex(), "address": key.address, "path": PATH}

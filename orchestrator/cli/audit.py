@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -221,7 +221,7 @@ def _read(path: Path) -> str:
         raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
-def _write(out: Path | None, parts: Any) -> None:
+def _write(out: Path | None, parts: Iterable[str]) -> None:
     """To a file that appears whole, or to standard output."""
     if out is None:
         for part in parts:

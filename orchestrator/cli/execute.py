@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from executor.imports import MAX_SOURCE, begin_check, needed_imports
-from orchestrator.choices import GPU_WAIT
 from orchestrator.cli import options
 from orchestrator.cli.status import exit_status
 from orchestrator.cli.terminal import note, print_json
@@ -18,23 +17,14 @@ if TYPE_CHECKING:
     from executor.experiment import Config
 
 
+@options.with_lab
 def execute(
+    *,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A Python file, or - for standard input.")],
     requirements: Annotated[
         Path | None, typer.Option("--requirements", help="Packages that it needs.", show_default=False)
     ] = None,
-    policy: options.PolicyName = "default",
-    backend: options.Backend = "auto",
-    runtime: options.Runtime = None,
-    image: options.Image = None,
-    gpus: options.Gpus = None,
-    gpu_memory: options.GpuMemory = None,
-    gpu_wait: options.GpuWait = GPU_WAIT,
-    wall: options.Wall = None,
-    cpus: options.Cpus = None,
-    memory: options.Memory = None,
-    pids: options.Pids = None,
-    workspace: options.Workspace = None,
+    asked: options.Asked,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
     params: Annotated[
@@ -65,10 +55,7 @@ def execute(
         imports=needed_imports(report),
         params=read_params(params),
     )
-    chosen = options.lab_options(
-        policy, backend, runtime, image, gpu_wait,
-        gpus=gpus, gpu_memory=gpu_memory, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
-    )  # fmt: skip
+    chosen = asked.of_lab()
     tracking = options.tracking(tracker, out, online, results)
     lab = open_lab(chosen, note)
     note(lab.why)
@@ -122,10 +109,10 @@ def read_requirements(path: Path | None) -> tuple[str, ...]:
         raise UsageProblem(f"{path}: at most 50 requirements of at most 200 characters each")
     if options_line := next((line for line in found if line.startswith("-")), None):
         raise UsageProblem(f"{path}: {options_line!r} is an option of pip, not a requirement")
-    from sandbox_images.lock import unmet
+    from sandbox_images.lock import check_requirements
 
     try:
-        unmet(found)
+        check_requirements(found)
     except ValueError as error:
         raise UsageProblem(f"{path}: {error}") from None
     return found

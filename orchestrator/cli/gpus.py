@@ -41,7 +41,7 @@ def gpus(
 
 
 def _watch_json(lent: Gpus) -> None:
-    """A line for each look."""
+    """A line of JSON each second, until Ctrl-C."""
     while True:
         print(json.dumps(asdict(survey(lent))), flush=True)
         time.sleep(_EVERY)

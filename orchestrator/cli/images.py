@@ -8,10 +8,10 @@ from rich.table import Column, Table
 from executor.backends.docker import engine_client
 from executor.errors import SandboxUnavailable
 from orchestrator.cli import options
-from orchestrator.cli.show import format_mib
 from orchestrator.cli.terminal import console, note, print_json
 from orchestrator.gpu_check import verify_gpu_image
 from policies.state import cache_dir
+from policies.units import format_size
 from sandbox_images.environment import built_environments, environment
 from sandbox_images.images import DEFAULT_BASE, build_image, sandbox_images
 
@@ -57,6 +57,6 @@ def list_images(as_json: options.Json = False) -> None:
         return
     table = Table(Column("reference", overflow="fold"), "id", "size", "current")
     for image in found:
-        size = format_mib(image["bytes"]) if image["bytes"] is not None else "–"
+        size = format_size(image["bytes"]) if image["bytes"] is not None else "–"
         table.add_row(image["reference"], image["id"][:19], size, "yes" if image["current"] else "no")
     console().print(table)

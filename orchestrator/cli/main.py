@@ -80,7 +80,7 @@ class _Commands(TyperGroup):
 
 
 def load(name: str) -> Any:
-    """A command with its options."""
+    """Loads a command. Returns it with its options."""
     module, what = COMMANDS[name][0].split(":")
     found = getattr(import_module(f"orchestrator.cli.{module}"), what)
     home = typer.Typer(add_completion=False)

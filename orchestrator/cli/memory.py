@@ -33,7 +33,7 @@ def search(
         console().print(f"{one.sprint}  {one_line(one.goal, 160)}", soft_wrap=True)
         console().print(f"  {_said(one)}", soft_wrap=True)
     if not found:
-        note("nothing that was found has to do with it")
+        note("nothing on record has to do with these words")
 
 
 @app.command("show")

@@ -1,13 +1,17 @@
 """Options that several commands share, and what they become."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from orchestrator.agents.choice import AgentsChoice
 from orchestrator.choices import BackendChoice
 from orchestrator.errors import UsageProblem
+from policies.asking import GPU_WAIT, LIMIT_OPTIONS
 from results.export.names import DestinationName
 
 if TYPE_CHECKING:
@@ -81,19 +85,50 @@ def tracking(to: DestinationName | None, out: Path | None, online: bool, results
     return Tracking(to, out or results / "tracking" / to, online)
 
 
-def lab_options(
-    policy: str, backend: BackendChoice, runtime: str | None, image: str | None, gpu_wait: float, **limits: Any
-) -> "LabOptions":
-    """Raises UsageProblem for a limit that cannot be read."""
-    from pydantic import ValidationError
+class Asked(NamedTuple):
+    """The options of a lab, in the order of `--help`, as a command line has them. (A dataclass takes 1 ms longer to make.)"""
 
-    from orchestrator.lab_setup import LabOptions
-    from policies.model import PartialLimits
+    policy: PolicyName = "default"
+    backend: Backend = "auto"
+    runtime: Runtime = None
+    image: Image = None
+    gpus: Gpus = None
+    gpu_memory: GpuMemory = None
+    gpu_wait: GpuWait = GPU_WAIT
+    wall: Wall = None
+    cpus: Cpus = None
+    memory: Memory = None
+    pids: Pids = None
+    workspace: Workspace = None
 
-    try:
-        asked = PartialLimits.model_validate(limits)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UsageProblem(f"--{str(first['loc'][0]).replace('_', '-')}: {reason}") from None
-    return LabOptions(policy, backend, runtime, image, asked, gpu_wait)
+    def of_lab(self) -> "LabOptions":
+        """What a lab is opened with. Raises UsageProblem for a limit that cannot be read."""
+        from pydantic import ValidationError
+
+        from orchestrator.lab_setup import LabOptions
+        from policies.model import PartialLimits
+
+        try:
+            limits = PartialLimits.model_validate({name: getattr(self, name) for name in LIMIT_OPTIONS})
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UsageProblem(f"--{str(first['loc'][0]).replace('_', '-')}: {reason}") from None
+        return LabOptions(self.policy, self.backend, self.runtime, self.image, limits, self.gpu_wait)
+
+
+def with_lab(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `Asked`, where its signature has `asked`, and `asked` all of them as one value."""
+    offered = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in inspect.signature(Asked).parameters.values()]
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(command).parameters.values():
+        parameters += offered if one.name == "asked" else [one]
+
+    @wraps(command)
+    def whole(**given: Any) -> None:
+        command(asked=Asked(**{one.name: given.pop(one.name) for one in offered}), **given)
+
+    # Typer reads a command's options from these.
+    whole.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    whole.__annotations__ = {one.name: one.annotation for one in parameters}
+    return whole

@@ -19,7 +19,6 @@ from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.research_team import AIResearchTeam
 from orchestrator.serving import serving
-from policies.decision import GPU_WAIT
 from results.export.live import Tracking
 from results.store import Store, StoreError
 from results.summary import ended_of, outcome_of, part, verdict_of
@@ -47,7 +46,9 @@ class _Shown:
         note(text)
 
 
+@options.with_lab
 def run(
+    *,
     goal: Annotated[
         list[str] | None,
         typer.Argument(metavar="GOAL", help="What to find out, in a sentence.", show_default=False),
@@ -62,18 +63,7 @@ def run(
     ] = None,
     agents: options.Agents = "auto",
     require_signed: options.RequireSigned = False,
-    policy: options.PolicyName = "default",
-    backend: options.Backend = "auto",
-    runtime: options.Runtime = None,
-    image: options.Image = None,
-    gpus: options.Gpus = None,
-    gpu_memory: options.GpuMemory = None,
-    gpu_wait: options.GpuWait = GPU_WAIT,
-    wall: options.Wall = None,
-    cpus: options.Cpus = None,
-    memory: options.Memory = None,
-    pids: options.Pids = None,
-    workspace: options.Workspace = None,
+    asked: options.Asked,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
     recall: options.Recall = True,
@@ -92,10 +82,7 @@ def run(
         raise UsageProblem(f"{len(wanted)} goals were given; at most {MAX_GOALS} are accepted")
     if not wanted:
         raise UsageProblem('state a goal, such as "Compare AdamW vs. Lion on a small transformer"')
-    chosen = options.lab_options(
-        policy, backend, runtime, image, gpu_wait,
-        gpus=gpus, gpu_memory=gpu_memory, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
-    )  # fmt: skip
+    chosen = asked.of_lab()
     tracking = options.tracking(tracker, out, online, results)
     team = _Watched(
         agents=agents,
@@ -168,13 +155,11 @@ def _run_several(
     lines = [Line(goal, sprint, store.existing(sprint).path, heed=heed) for goal, sprint in made]
     try:
         with serving(), Live(console=notes(), auto_refresh=False) as live:
-            run_batch(
-                lines,
-                parallel,
-                results,
-                lambda: live.update(_live_table(lines), refresh=notes().is_terminal),
-                _tracked(tracking),
-            )
+            watch = lambda: live.update(_live_table(lines), refresh=True)  # noqa: E731
+            try:
+                run_batch(lines, parallel, results, watch if notes().is_terminal else lambda: None, _tracked(tracking))
+            finally:
+                live.update(_live_table(lines))  # how all ended, also for a file
     finally:
         for line in lines:
             for said in line.heeded:

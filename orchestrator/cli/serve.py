@@ -13,7 +13,7 @@ def serve() -> None:
     """Keep containers warm for this user's commands: a run takes one that waits, and starts at once."""
     with serving() as pool:
         if pool is None:
-            raise UsageProblem("somebody serves already: one process of a user is enough")
+            raise UsageProblem("another process serves already: one process of a user is enough")
         note("serving; Ctrl-C ends it, and runs that took a container go on")
         waiting = 0
         while True:

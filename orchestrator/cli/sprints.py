@@ -15,6 +15,7 @@ from orchestrator.journal import EVENTS, peek
 from orchestrator.search.spec import recorded_sweep, swept
 from policies.state import audit_path
 from results.comment import comment_of
+from results.dashboard.steps import PHASES
 from results.store import RunFolder, Store, StoreError
 from results.summary import Summary, ended_of, execution_of, outcome_of, part, verdict_of
 
@@ -144,7 +145,7 @@ def _paragraphs(summary: Summary) -> list[tuple[str, str]]:
         ("Metrics", part(summary, "validation").get("extracted")),
         (f"Validator's comment{f' (it {disagrees})' if disagrees else ', beside the computed verdict'}", comment),
     ]
-    found += [("Error", part(summary, phase).get("error")) for phase in ("discussion", "implementation", "validation")]
+    found += [("Error", part(summary, phase).get("error")) for phase in PHASES]
     return [(title, text if isinstance(text, str) else str(text)) for title, text in found if text]
 
 

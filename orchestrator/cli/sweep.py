@@ -4,6 +4,7 @@ import secrets
 import shlex
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +27,18 @@ from orchestrator.mending import experiment_of, mend
 from orchestrator.search.spec import MAX_TRIALS, Sampler, SweepSpec, new_sweep, recorded_sweep, swept
 from orchestrator.serving import serving
 from orchestrator.settings import Settings
-from policies.decision import GPU_WAIT, Decision
+from policies.decision import Decision
 from policies.state import state_dir
 from results.store import RunFolder, Store
+from sandbox_images.lock import Flavour
 
 _ASKING = 120.0
 """Seconds for the agents to write the experiment."""
 
 
+@options.with_lab
 def sweep(
+    *,
     context: typer.Context,
     goal: Annotated[
         list[str] | None, typer.Argument(metavar="GOAL", help="What to tune, in a sentence.", show_default=False)
@@ -63,63 +67,90 @@ def sweep(
     ] = None,
     agents: options.Agents = "auto",
     require_signed: options.RequireSigned = False,
-    policy: options.PolicyName = "default",
-    backend: options.Backend = "auto",
-    runtime: options.Runtime = None,
-    image: options.Image = None,
-    gpus: options.Gpus = None,
-    gpu_memory: options.GpuMemory = None,
-    gpu_wait: options.GpuWait = GPU_WAIT,
-    wall: options.Wall = None,
-    cpus: options.Cpus = None,
-    memory: options.Memory = None,
-    pids: options.Pids = None,
-    workspace: options.Workspace = None,
+    asked: options.Asked,
     results: options.Results = Path("results"),
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
     """Search for an experiment's best parameters, each trial in its own container."""
-    from orchestrator.search.sweep import Stopped, Sweep, fitting
-
     if sum(bool(one) for one in (goal, file, resume)) != 1:
         raise UsageProblem("give a goal, or --file FILE, or --resume SWEEP")
     if file is not None and (agents != "auto" or require_signed):
         raise UsageProblem("--agents and --require-signed are for who writes an experiment: leave them out with --file")
     if resume is not None:
         _nothing_else(context)
-        folder = Store(results).existing(resume if resume.startswith("sweep_") else f"sweep_{resume}")
-        spec = recorded_sweep(folder)
-        if (summary := swept(folder.path)) is not None:
-            note(f"{folder.id} had ended; there is nothing left to do")
-            raise typer.Exit(_show(summary, folder, as_json))
-        lab, decision = _open(spec.options)
+        raise typer.Exit(_resumed(resume, Store(results), as_json))
+    spec = SweepSpec(
+        command=shlex.join(["labsandbox", *sys.argv[1:]]),
+        goal=check_goal(" ".join(goal)) if goal else None,
+        trials=trials, parallel=parallel, sampler=sampler, prune=prune, metric=metric, maximize=maximize,
+        confirm=confirm, seed=seed, options=asked.of_lab().portable(),
+    )  # fmt: skip
+    if file is not None:
+        begun = _from_file(spec, file, requirements, Store(results))
     else:
-        chosen = options.lab_options(
-            policy, backend, runtime, image, gpu_wait,
-            gpus=gpus, gpu_memory=gpu_memory, wall=wall, cpus=cpus, memory=memory, pids=pids, workspace=workspace,
-        )  # fmt: skip
-        spec = SweepSpec(
-            command=shlex.join(["labsandbox", *sys.argv[1:]]),
-            goal=check_goal(" ".join(goal)) if goal else None,
-            trials=trials, parallel=parallel, sampler=sampler, prune=prune, metric=metric, maximize=maximize,
-            confirm=confirm, seed=seed, options=chosen.portable(),
-        )  # fmt: skip
-        calls: list[dict[str, Any]] = []
-        if file is not None:
-            experiment = _read(file)
-            lab, decision = _open(spec.options)
-        else:
-            lab, decision = _open(spec.options)  # before anybody is asked
-            experiment = _written(spec.goal or "", agents, require_signed, calls)
-        needed = (*experiment.requirements, *read_requirements(requirements))
-        spec = spec.model_copy(update={"requirements": needed, "imports": experiment.imports})
-        folder = Store(results).new("sweep")
-        new_sweep(folder, spec, experiment.code)
-        for call in calls:
-            folder.append_json(CALLS, call)
+        begun = _from_goal(spec, agents, require_signed, requirements, Store(results))
+    raise typer.Exit(_carried_out(begun, as_json))
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A sweep with a folder, and the lab that it runs in."""
+
+    spec: SweepSpec
+    folder: RunFolder
+    lab: Lab
+    decision: Decision
+
+
+def _resumed(name: str, store: Store, as_json: bool) -> int:
+    """Carries on with one that broke off. Returns the exit status; raises UsageProblem, StoreError."""
+    folder = store.existing(name if name.startswith("sweep_") else f"sweep_{name}")
+    spec = recorded_sweep(folder)
+    if (summary := swept(folder.path)) is not None:
+        note(f"{folder.id} has ended already; there is nothing left to do")
+        return _show(summary, folder, as_json)
+    return _carried_out(_Begun(spec, folder, *_open(spec.options)), as_json)
+
+
+def _from_file(spec: SweepSpec, file: str, requirements: Path | None, store: Store) -> _Begun:
+    """A new one, of the person's own experiment as it is."""
+    code = read_code(file)
+    imports = needed_imports(_checked(code, file))
+    lab, decision = _open(spec.options)
+    spec = spec.model_copy(update={"requirements": read_requirements(requirements), "imports": imports})
+    return _Begun(spec, _new(spec, code, store), lab, decision)
+
+
+def _from_goal(
+    spec: SweepSpec, agents: AgentsChoice, require_signed: bool, requirements: Path | None, store: Store
+) -> _Begun:
+    """A new one, of an experiment that agents write; what they were asked and answered is put on record."""
+    lab, decision = _open(spec.options)  # before anybody is asked
+    calls: list[dict[str, Any]] = []
+    experiment = _written(spec.goal or "", agents, require_signed, lab.flavour, calls)
+    needed = (*experiment.requirements, *read_requirements(requirements))
+    spec = spec.model_copy(update={"requirements": needed, "imports": experiment.imports})
+    folder = _new(spec, experiment.code, store)
+    for call in calls:
+        folder.append_json(CALLS, call)
+    return _Begun(spec, folder, lab, decision)
+
+
+def _new(spec: SweepSpec, code: str, store: Store) -> RunFolder:
+    folder = store.new("sweep")
+    new_sweep(folder, spec, code)
+    return folder
+
+
+def _carried_out(begun: _Begun, as_json: bool) -> int:
+    """Runs it to its end, and shows that. Returns the exit status; raises ExecutorError, KeyboardInterrupt."""
+    from orchestrator.search.sweep import Stopped, Sweep, fitting
+
+    spec, folder, lab = begun.spec, begun.folder, begun.lab
     note(f"results in {folder.path}")
-    at_a_time, said = fitting(decision.limits, spec.parallel, lab.executor.side_by_side(decision, lab.request))
+    on_gpus = lab.executor.side_by_side(begun.decision, lab.request)
+    at_a_time, said = fitting(begun.decision.limits, spec.parallel, on_gpus)
     if said:
         note(said)
     try:
@@ -135,7 +166,7 @@ def sweep(
     except KeyboardInterrupt:
         _hint(folder)
         raise
-    raise typer.Exit(_show(summary, folder, as_json))
+    return _show(summary, folder, as_json)
 
 
 def _nothing_else(context: typer.Context) -> None:
@@ -156,14 +187,9 @@ def _hint(folder: RunFolder) -> None:
     note(f"not finished: labsandbox sweep --resume {folder.id} carries on from here")
 
 
-def _read(file: str) -> Experiment:
-    """The person's own experiment, as it is."""
-    code = read_code(file)
-    report = _checked(code, file)
-    return Experiment(code=code, imports=needed_imports(report))
-
-
-def _written(goal: str, agents: AgentsChoice, require_signed: bool, calls: list[dict[str, Any]]) -> Experiment:
+def _written(
+    goal: str, agents: AgentsChoice, require_signed: bool, flavour: Flavour, calls: list[dict[str, Any]]
+) -> Experiment:
     """An experiment for a goal, by the agents; what was asked and answered goes into `calls`."""
     with connect(Settings.read(warn=note), agents, state_dir(), require_signed) as connected:
         note(connected.why)
@@ -177,7 +203,7 @@ def _written(goal: str, agents: AgentsChoice, require_signed: bool, calls: list[
         answer = client.code(prompt, time.monotonic() + _ASKING)
     mended = mend(answer.code)
     report = _checked(mended.code, "the agents' code")
-    return experiment_of(mended, report, answer.dependencies, 0)
+    return experiment_of(mended, report, answer.dependencies, flavour, 0)
 
 
 def _checked(code: str, whose: str) -> SourceReport:

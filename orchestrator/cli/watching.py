@@ -3,23 +3,22 @@
 import codecs
 from typing import Literal, TextIO
 
-from executor.experiment import AnyRecord, Sink
+from executor.experiment import Sink
+from executor.sinks import PassingSink
 from orchestrator.cli.terminal import harmless
 
 
-class LogPrinter:
-    """A sink that shows the log while it comes, and hands everything on to another sink."""
+class LogPrinter(PassingSink):
+    """Shows the log while it comes."""
 
     def __init__(self, then: Sink, out: TextIO, err: TextIO) -> None:
-        self._then = then
+        super().__init__(then)
         self._files: dict[str, TextIO] = {"stdout": out, "stderr": err}
         # Bytes of one character may come in two parts, so each stream has a decoder of its own.
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in self._files}
-        self.artifact = then.artifact
 
     def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Shows and passes on."""
-        self._then.log(stream, data)
+        super().log(stream, data)
         if (file := self._files.get(stream)) is None:
             return
         try:
@@ -27,7 +26,3 @@ class LogPrinter:
             file.flush()
         except BrokenPipeError:
             del self._files[stream]  # whoever watched has left; the run goes on
-
-    def record(self, record: AnyRecord) -> None:
-        """Passes on."""
-        self._then.record(record)

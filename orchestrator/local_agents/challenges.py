@@ -24,7 +24,7 @@ class Challenges:
         self._open: dict[str, float] = {}
 
     def new(self) -> dict[str, Any]:
-        """The answer to who asks for one."""
+        """Gives out another one, as an answer has it."""
         challenge, now = secrets.token_hex(32), time.monotonic()
         with self._lock:
             self._open = {text: end for text, end in self._open.items() if end > now}

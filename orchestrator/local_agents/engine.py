@@ -72,7 +72,7 @@ class Engine(Protocol):
         """What the agent with that prompt says to the user's."""
 
     def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
-        """Code for a prompt."""
+        """A program for a prompt."""
 
     def route(self, prompt: str, account: str) -> Answered[Choice]:
-        """The agent to ask."""
+        """Which of the system's agents is to answer a prompt."""

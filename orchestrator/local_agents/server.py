@@ -148,7 +148,7 @@ class _Service:
         self._find(asked.userId, asked.agentName, 404)
         changes = asked.updates.model_dump(exclude_unset=True)
         if any(changes.get(name, "") is None for name in ("prompt", "description")):
-            raise _Refusal(400, "updates: a prompt or description that is null", asked.agentName)
+            raise _Refusal(400, "updates: a prompt or description cannot be null", asked.agentName)
         agent = self._store.update(asked.userId, asked.agentName, changes)
         return _envelope(agent.name, {"message": "updated", "agent": agent.model_dump()})
 
@@ -210,7 +210,7 @@ class _Service:
     def stats(self, body: bytes, path: dict[str, str]) -> dict[str, Any]:
         count = self._store.requests_of(path["key"])
         if count is None:
-            raise _Refusal(404, "no signed request has come with that key")
+            raise _Refusal(404, "no request signed with that key has come")
         stats = {"tier": "local", "requestLimit": None, "requestCount": count, "requestsRemaining": None}
         return _envelope(None, {"stats": stats})
 
@@ -266,7 +266,7 @@ def _answering(work: _Work, challenges: Challenges, store: AgentStore) -> Callab
 
     async def endpoint(request: Request) -> JSONResponse:
         if "origin" in request.headers:  # only browsers send it, and no page has any business here
-            return _error(_Refusal(403, "requests of web pages are not answered"))
+            return _error(_Refusal(403, "requests from web pages are not answered"))
         body = b""
         async for part in request.stream():
             body += part

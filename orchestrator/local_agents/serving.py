@@ -46,7 +46,7 @@ def serve_until_stopped(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageProblem where the address cannot be had."""
+    """A listening socket. Raises UsageProblem where the address cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

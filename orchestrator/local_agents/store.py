@@ -54,7 +54,7 @@ class AgentStore:
         self._database.executescript(_SCHEMA)
 
     def add(self, user: str, name: str, prompt: str, description: str, metadata: JsonValue) -> StoredAgent:
-        """Raises AgentExists."""
+        """Registers an agent. Raises AgentExists."""
         now = _now()
         row = (user, name, _normalized(name), description, prompt, _METADATA.dump_json(metadata).decode(), now, now)
         with self._lock:
@@ -65,7 +65,7 @@ class AgentStore:
         return self.get(user, name)
 
     def get(self, user: str, name: str) -> StoredAgent:
-        """Raises AgentUnknown."""
+        """One agent of a user. Raises AgentUnknown."""
         where = "WHERE user_id = ? AND normalized_name = ?"
         with self._lock:
             row = self._database.execute(f"SELECT {_FIELDS} FROM agents {where}", (user, _normalized(name))).fetchone()
@@ -93,7 +93,7 @@ class AgentStore:
         return self.get(user, name)
 
     def remove(self, user: str, name: str) -> None:
-        """Raises AgentUnknown."""
+        """Removes an agent of a user. Raises AgentUnknown."""
         agent = self.get(user, name)
         with self._lock:
             self._database.execute(

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.lab_setup import LabOptions
-from results.store import RunFolder, StoreError
+from results.store import SWEEP, SWEPT, RunFolder, StoreError
 
 MAX_TRIALS = 10_000
 Sampler = Literal["tpe", "random", "grid"]
-SPEC = "sweep.json"
-SUMMARY = "sweep_summary.json"
+SPEC, SUMMARY = SWEEP, SWEPT
 
 
 class SweepSpec(BaseModel):

@@ -26,11 +26,11 @@ _DENSE = 256
 """Values of a trial that the pruner gets one by one; of later ones ever fewer, since each is written to the disk."""
 _EDGE = 0.02
 """So near to an end of its range, on the scale that is searched, a value is at the edge."""
-_LOST, _WHY = "lost", "why"
+_LOST, _WHY, _AGAIN = "lost", "why", "again"
 
 
 class Running:
-    """A trial under way."""
+    """A trial that was asked for, and whose end is not told yet."""
 
     def __init__(self, trial: "optuna.Trial") -> None:
         self.trial = trial
@@ -58,7 +58,7 @@ class Search:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self._optuna = optuna
         self._spec = spec
-        # The file's path is no part of the address, where some of its characters would mean something.
+        # The file's path is not a part of the address, where some of its characters would mean something.
         connection = lambda: sqlite3.connect(folder / "study.db", timeout=30, check_same_thread=False)  # noqa: E731
         storage = optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connection})
         self.study: optuna.Study = optuna.create_study(
@@ -112,18 +112,30 @@ class Search:
         return ", ".join(f"{len(values)} of {name}" for name, values in levels.items())
 
     def take_up(self) -> int:
-        """Trials that a dead process left running: they are to be tried again. Returns how many."""
+        """Trials that a dead process left running: they are to be tried again. Returns how many.
+
+        A kill may come between any two writes. So telling comes last: until then the trial is found running, and what was
+        done for it already is not done twice.
+        """
         states = self._optuna.trial.TrialState
-        lost = self.study.get_trials(deepcopy=False, states=[states.RUNNING])
+        trials = self.study.get_trials(deepcopy=False)
+        queued = {trial.user_attrs.get(_AGAIN) for trial in trials}
+        lost = [trial for trial in trials if trial.state == states.RUNNING]
         for trial in lost:
-            self.study.tell(trial.number, state=states.FAIL)
             # Told trials take no attributes, so what was lost is in the study's.
-            self.study.set_user_attr(_LOST, [*self._attribute(_LOST, []), trial.number])
-            self.study.enqueue_trial(trial.params)
+            known = self._attribute(_LOST, [])
+            if trial.number not in known:
+                self.study.set_user_attr(_LOST, [*known, trial.number])
+            # Not by enqueue_trial's skip_if_exists, which would take the trial itself for its repetition.
+            if trial.number not in queued:
+                # One that was killed while it was asked for has not all of its queued values yet.
+                values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                self.study.enqueue_trial(values, user_attrs={_AGAIN: trial.number})
+            self.study.tell(trial.number, state=states.FAIL)
         return len(lost)
 
     def ask(self) -> Running:
-        """A new trial."""
+        """The next trial: the first of the queue, or one that the sampler suggests. `tell` ends it."""
         return Running(self.study.ask(self._distributions()))
 
     def tell(self, running: Running, value: float | None, pruned: bool, why: str) -> None:
@@ -156,7 +168,7 @@ class Search:
         return [name for name, one in self._space.items() if name in params and _at_edge(one, params[name])]
 
     def best(self) -> "optuna.trial.FrozenTrial | None":
-        """The trial with the best value."""
+        """The trial with the best value; None where none has one."""
         try:
             return self.study.best_trial
         except ValueError:

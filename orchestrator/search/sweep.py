@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -27,7 +27,9 @@ from executor.experiment import (
     ParamsRecord,
     PlanRecord,
     RunRecord,
+    Sink,
 )
+from executor.sinks import PassingSink
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import Lab
 from orchestrator.search.spec import SPEC, SUMMARY, SweepSpec
@@ -50,44 +52,35 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-@dataclass
-class Watching:
-    """The sink of one run: hands everything on, keeps the last of every metric, and lets somebody hear them."""
+class Watching(PassingSink):
+    """Keeps the last of every metric of a run, and what it declares; `heard` gets each metric's name, step and value."""
 
-    folder: RunFolder
-    heard: Callable[[str, float | None, float], None] = lambda name, step, value: None
-    last: dict[str, float] = field(default_factory=dict)
-    params: ParamsRecord | None = None
-
-    def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Passes on."""
-        self.folder.log(stream, data)
+    def __init__(self, then: Sink, heard: Callable[[str, float | None, float], None]) -> None:
+        super().__init__(then)
+        self._heard = heard
+        self.last: dict[str, float] = {}
+        self.params: ParamsRecord | None = None
 
     def record(self, record: AnyRecord) -> None:
-        """Looks, and passes on."""
-        self.folder.record(record)
+        super().record(record)
         if isinstance(record, ParamsRecord):
             self.params = self.params or record
         elif isinstance(record, MetricRecord):
             for name, value in record.values.items():
                 self.last[name] = value
-                self.heard(name, record.step, value)
-
-    def artifact(self, name: str) -> Any:
-        """Passes on."""
-        return self.folder.artifact(name)
+                self._heard(name, record.step, value)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """One run of the experiment."""
+    """How one run of the experiment ended."""
 
     execution: Execution
     last: dict[str, float]
     params: ParamsRecord | None
 
     def value(self, metric: str | None) -> float | None:
-        """The last value of a metric; None where the run did not complete, or it is no number to compare by."""
+        """The last value of a metric; None where the run did not complete, or it is not a number to compare by."""
         return self.last[metric or ""] if not self.why(metric) else None
 
     def why(self, metric: str | None) -> str:
@@ -112,7 +105,7 @@ class Sweep:
         self._code = (folder / "experiment.py").read_text(encoding="utf-8")
         self._search = Search(folder, spec)
         self._lock = threading.Lock()
-        """Around the search."""
+        """Held by whoever uses the search, which is not for several threads at once."""
         self._parallel = parallel
         self._ending = threading.Event()
 
@@ -187,7 +180,7 @@ class Sweep:
         self._told(f"trial {running.number} ({_words(running.params)}): {said}")
 
     def _heard(self, running: Running, pruned: list[str], name: str, step: float | None, value: float) -> None:
-        """A metric on the way of a trial."""
+        """Takes a metric of a trial under way, and says in `pruned` why the trial is to end, where it is."""
         if not self._spec.prune or pruned or name != self._search.metric:
             return
         with self._lock:

@@ -29,15 +29,17 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from executor.errors import ExecutorError
+from policies.asking import LIMIT_OPTIONS
 from policies.audit import AuditError
 from policies.merge import box_ceilings, terms_here
-from policies.model import PartialLimits, PolicyError, built_in_policies, load_policy
-from results.dashboard import files, places, text
+from policies.model import PolicyError, built_in_policies, load_policy
+from results import readable
+from results.dashboard import files, places
 from results.dashboard.audit_view import Verifier, audit_page
 from results.dashboard.controls import Controls, Process, Refused, Wish
 from results.dashboard.gpu_view import LookAtGpus, gpu_view
 from results.dashboard.guard import Access, Guard
-from results.dashboard.listing import EVENTS, SORTS, Asked, Listing, has_ended
+from results.dashboard.listing import SORTS, Asked, Listing, has_ended
 from results.dashboard.live import Hub, TooMany
 from results.dashboard.places import Place
 from results.dashboard.recorded import Recorded
@@ -45,7 +47,7 @@ from results.dashboard.steps import Steps
 from results.dashboard.sweep_view import sweep_view
 from results.dashboard.tails import Lines, Tail
 from results.dashboard.view import SprintView, Table, difference, sprint_view
-from results.store import EXECUTION, Store, StoreError
+from results.store import CODE, EVENTS, EXECUTION, Store, StoreError
 
 _HERE = Path(__file__).parent
 _MAX_FORM = 64 << 10
@@ -53,8 +55,6 @@ _MAX_COMPARED = 8
 _LOG_SHOWN = 64 << 10
 _MOST_PICTURES = 24
 _KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_LIMITS = ("wall", "cpus", "memory", "pids", "workspace", "gpus", "gpu_memory")
-"""Those that the form asks for; as on the command line."""
 
 
 def create_app(
@@ -99,7 +99,7 @@ class _Pages:
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True, auto_reload=False,
         )  # fmt: skip
-        self._templates.filters |= {"size": text.size, "duration": text.seconds, "digits": text.digits}
+        self._templates.filters |= {"size": readable.size, "duration": readable.seconds, "digits": readable.digits}
         self._templates.globals |= {"form_key": access.form_key, "results": str(store.root)}
 
     # ---- sprints ----
@@ -185,7 +185,7 @@ class _Pages:
             process=process,
             stopping=stopping,
             drawings=[name for name in files.DRAWINGS if files.is_there(folder.path, name)],
-            code=text.plain(places.read_text(folder.path, "experiment.py", 1 << 20)),
+            code=readable.plain(places.read_text(folder.path, CODE, 1 << 20)),
             own_files=[name for name in files.OWN_FILES if files.is_there(folder.path, name)],
         )
 
@@ -257,7 +257,7 @@ class _Pages:
                 here = terms_here(policy, ceilings)
                 found.append((policy, here.model_dump(), here != policy))
         except PolicyError as error:
-            problem = text.line(error)
+            problem = readable.line(error)
         return self._page("policies.html.j2", title="Policies", found=found, problem=problem)
 
     def audit(self, request: Request) -> Response:
@@ -298,7 +298,7 @@ class _Pages:
     async def start(self, request: Request) -> Response:
         """Starts a sprint."""
         form = await self._checked_form(request)
-        limits = {name: form[name].strip() for name in _LIMITS if form.get(name, "").strip()}
+        limits = {name: form[name].strip() for name in LIMIT_OPTIONS if form.get(name, "").strip()}
         wish = Wish(form.get("goal", ""), form.get("policy", ""), form.get("seed", ""), limits, form.get("follows", ""))
         if wish.policy not in built_in_policies():  # no files: what a file is, only the command line may say
             return self._form(wish, "choose one of the policies")
@@ -320,11 +320,10 @@ class _Pages:
 
     def _form(self, wish: Wish, problem: str = "") -> Response:
         policies = [load_policy(name) for name in built_in_policies()]
-        known = [name for name in _LIMITS if name in PartialLimits.model_fields]
         status = 400 if problem else 200
         return self._page(
-            "start.html.j2", status, title="Start a sprint", wish=wish, problem=text.line(problem, 1000),
-            policies=policies, limits=known,
+            "start.html.j2", status, title="Start a sprint", wish=wish, problem=readable.line(problem, 1000),
+            policies=policies, limits=LIMIT_OPTIONS,
         )  # fmt: skip
 
     async def _checked_form(self, request: Request) -> dict[str, str]:
@@ -366,7 +365,7 @@ class _Pages:
         try:
             return gpu_view(self._gpus())
         except (ExecutorError, OSError) as error:
-            return {"problem": text.line(error), "driver": "", "devices": [], "queue": []}
+            return {"problem": readable.line(error), "driver": "", "devices": [], "queue": []}
 
     def _sent(self, work: Callable[[Path], Response], request: Request) -> Response:
         try:
@@ -382,7 +381,7 @@ class _Pages:
     def problem(self, request: Request, error: Exception) -> Response:
         """What cannot be answered, as a page."""
         assert isinstance(error, HTTPException)
-        said = text.line(error.detail, 600)
+        said = readable.line(error.detail, 600)
         return self._page("problem.html.j2", error.status_code, title="Not possible", said=said)
 
     def failure(self, request: Request, error: Exception) -> Response:
@@ -416,14 +415,14 @@ def _facts_of(view: SprintView) -> list[tuple[str, str]]:
 def _params(place: Place) -> list[tuple[str, str]]:
     """With what a trial was run."""
     found = list(places.read_json(place.path, "params.json").items())[:100]
-    return [(text.line(name, 60), text.line(value, 200)) for name, value in found]
+    return [(readable.line(name, 60), readable.line(value, 200)) for name, value in found]
 
 
 def _last_of(path: Path) -> tuple[str, int]:
     """The end of a log as text, and how many bytes are before it."""
     with Tail(path, first=_LOG_SHOWN) as tail:
         grown = tail.look(_LOG_SHOWN)
-    return text.plain(grown.data.decode("utf-8", "replace")), grown.skipped
+    return readable.plain(grown.data.decode("utf-8", "replace")), grown.skipped
 
 
 def _whole(value: str, otherwise: Any) -> Any:

@@ -16,7 +16,8 @@ from policies.audit import AuditError, AuditLog
 from policies.audit_check import verify
 from policies.audit_query import Wanted, what
 from policies.checkpoint import CheckpointError
-from results.dashboard.text import day, line, plain
+from results.dashboard.places import mark
+from results.readable import day, line, plain
 
 RECORDS = 50
 _CHUNK = 1 << 20
@@ -168,14 +169,7 @@ class Verifier:
 
     def _marks(self) -> object:
         log = AuditLog(self._path)
-        found: list[tuple[int, int] | None] = []
-        for path in (log.path, log.checkpoints, log.hashes, log.key):
-            try:
-                state = path.stat()
-                found.append((state.st_mtime_ns, state.st_size))
-            except OSError:
-                found.append(None)
-        return found
+        return [mark(path) for path in (log.path, log.checkpoints, log.hashes, log.key)]
 
 
 def _verified(path: Path) -> State:

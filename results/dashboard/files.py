@@ -16,15 +16,27 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from results.dashboard.guard import SANDBOX_POLICY
-from results.dashboard.text import line
+from results.readable import line
+from results.store import (
+    CODE,
+    CURVES,
+    EVENTS,
+    EXECUTION,
+    EXTRACTED,
+    METRICS,
+    REQUIREMENTS,
+    STUDY,
+    SUMMARY,
+    SWEEP,
+    SWEPT,
+)
 
 OWN_FILES = (
-    "report.md", "sprint_summary.json", "experiment.py", "requirements.txt", "stdout.log", "stderr.log",
-    "metrics.jsonl", "extracted.jsonl", "events.jsonl", "agents.jsonl", "execution.json", "params.json", "run.json",
-    "sweep.json", "sweep_summary.json", "study.db",
+    "report.md", SUMMARY, CODE, REQUIREMENTS, "stdout.log", "stderr.log", METRICS, EXTRACTED, EVENTS, "agents.jsonl",
+    EXECUTION, "params.json", "run.json", SWEEP, SWEPT, STUDY,
 )  # fmt: skip
 """What labsandbox itself wrote, and a person may want."""
-DRAWINGS = ("curves.png", "history.png", "importance.png")
+DRAWINGS = (CURVES, "history.png", "importance.png")
 REPORT = "report.html"
 MAX_PICTURE = 20 << 20
 _MAX_LISTED = 1000

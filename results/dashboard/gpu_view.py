@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from executor.gpus.survey import DeviceState, Standing, Survey
-from results.dashboard.text import line, seconds, size
+from results.readable import line, seconds, size
 
 LookAtGpus = Callable[[], Survey]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from results.dashboard.tails import Lines
-from results.dashboard.text import line, number
+from results.readable import line, number
 
 MOST_CURVES = 240
 MOST_POINTS = 2000

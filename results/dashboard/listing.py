@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from results.dashboard import sweep_view
-from results.dashboard.places import about, read_json, read_text
-from results.dashboard.text import line, moment
-from results.store import EXECUTION, SUMMARY, Kind, Store, StoreError
+from results.dashboard.places import about, mark, read_json, read_text
+from results.dashboard.sweep_view import goal_of
+from results.readable import line, moment
+from results.store import CODE, EVENTS, EXECUTION, SUMMARY, SWEEP, SWEPT, Kind, Store, StoreError, run_order
 from results.summary import outcome_of, part, verdict_of, word_of
 
-EVENTS = "events.jsonl"
 PAGE = 50
 _FRESH = 0.5
 _MAX_FIRST = 256 << 10
@@ -34,8 +33,8 @@ Marks = tuple[int, ...]
 KINDS: tuple[Kind, ...] = ("sprint", "sweep", "exec")
 _FILES = {
     "sprint": (SUMMARY, EVENTS),
-    "sweep": (sweep_view.SUMMARY, sweep_view.SPEC),
-    "exec": (EXECUTION, "experiment.py"),
+    "sweep": (SWEPT, SWEEP),
+    "exec": (EXECUTION, CODE),
 }
 """What a row is read from."""
 
@@ -98,10 +97,10 @@ class Page:
 
 
 _KEYS: dict[str, Callable[[tuple[Row, str]], tuple[Any, ...]]] = {
-    "date": lambda shown: (_order(shown[0].id),),
-    "goal": lambda shown: (shown[0].goal.casefold(), _order(shown[0].id)),
-    "outcome": lambda shown: (shown[1], _order(shown[0].id)),
-    "verdict": lambda shown: (shown[0].word, _order(shown[0].id)),
+    "date": lambda shown: (run_order(shown[0].id),),
+    "goal": lambda shown: (shown[0].goal.casefold(), run_order(shown[0].id)),
+    "outcome": lambda shown: (shown[1], run_order(shown[0].id)),
+    "verdict": lambda shown: (shown[0].word, run_order(shown[0].id)),
 }
 SORTS = tuple(_KEYS)
 
@@ -156,7 +155,7 @@ class Listing:
         folder = (
             f"{self._root}/{run}"  # paths as texts: with a thousand sprints, making others takes longer than looking
         )
-        marks = tuple(mark for name in _FILES[run.partition("_")[0]] for mark in _marks(f"{folder}/{name}"))
+        marks = tuple(each for name in _FILES[run.partition("_")[0]] for each in mark(f"{folder}/{name}"))
         known = self._known.get(run)
         if known is not None and known[0] == marks:
             return known
@@ -186,8 +185,8 @@ def _read(store: Store, run: str) -> Row:
 
 
 def _read_sweep(folder: Path) -> Row:
-    spec, summary = read_json(folder, sweep_view.SPEC), read_json(folder, sweep_view.SUMMARY)
-    goal = line(sweep_view.goal_of(spec, summary), 400)
+    spec, summary = read_json(folder, SWEEP), read_json(folder, SWEPT)
+    goal = line(goal_of(spec, summary), 400)
     found: Any = summary
     for name in ("confirmation", "numbers", "verdict"):
         found = found.get(name) if isinstance(found, dict) else None
@@ -198,7 +197,7 @@ def _read_sweep(folder: Path) -> Row:
 
 def _read_single(folder: Path) -> Row:
     execution = read_json(folder, EXECUTION)
-    goal = line(about(read_text(folder, "experiment.py", 4096)), 400)
+    goal = line(about(read_text(folder, CODE, 4096)), 400)
     outcome = line(execution.get("outcome"), 40) or UNFINISHED
     said = line(execution.get("message"), 400) if outcome != "completed" else ""
     return _row(folder.name, goal, outcome, said, "")
@@ -229,15 +228,6 @@ def _asked_goal(journal: Path) -> Any:
         return None
 
 
-def _marks(path: str) -> tuple[int, int]:
-    """What changes when a file does."""
-    try:
-        state = os.stat(path)  # noqa: PTH116
-        return state.st_mtime_ns, state.st_size
-    except OSError:
-        return 0, 0
-
-
 def _named_time(run: str) -> str:
     """The time in a folder's name, which is this machine's, in UTC."""
     words = run.split("_")
@@ -248,8 +238,3 @@ def _named_time(run: str) -> str:
     except (ValueError, OverflowError):
         return _NO_TIME
     return f"{found:%Y-%m-%d %H:%M:%S}"
-
-
-def _order(run: str) -> tuple[str, int]:
-    words = run.split("_")
-    return "_".join(words[1:3]), int(words[3]) if len(words) > 3 and words[3].isdigit() else 1

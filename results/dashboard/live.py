@@ -19,12 +19,13 @@ from starlette.concurrency import run_in_threadpool
 
 from results.dashboard.controls import Controls
 from results.dashboard.growing import Growing, Key, Point
-from results.dashboard.listing import EVENTS, has_ended
+from results.dashboard.listing import has_ended
 from results.dashboard.places import Place
 from results.dashboard.steps import Steps
 from results.dashboard.sweep_live import SweepWatch
 from results.dashboard.tails import Lines, Tail
-from results.dashboard.text import line, plain
+from results.readable import line, plain
+from results.store import EVENTS, METRICS
 
 _TICK = 0.5
 _SAMPLE_EVERY = 2.0
@@ -82,7 +83,7 @@ class Watch:
         self._logs = [_Log(folder / f"{name}.log", name) for name in ("stdout", "stderr")]
         self._journal = Lines(folder / EVENTS)
         self._steps = Steps()
-        self._curves = Growing(folder / "metrics.jsonl")
+        self._curves = Growing(folder / METRICS)
         self._samples: list[dict[str, float]] = []
         self._sampled = float("-inf")
         self._state: dict[str, Any] = {}

@@ -4,6 +4,7 @@ A page's address names one as `sprint_…`, `exec_…`, `sweep_…`, or `sprint_
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from results.dashboard.files import NotThere, open_below
 from results.host import HOST
-from results.store import EXECUTION, Store, StoreError
+from results.store import CODE, EXECUTION, Store, StoreError
 
 _PART = re.compile(r"attempts:\d{1,6}|trials:\d{1,6}|confirm:(?:defaults|best)-\d{1,12}")
 _MOST_PARTS = 1000
@@ -82,9 +83,18 @@ def read_text(folder: Path, name: str, most: int) -> str:
         return ""
 
 
+def mark(path: str | Path) -> tuple[int, int]:
+    """What changes when a file does; the same wherever there is none."""
+    try:
+        state = os.stat(path)  # noqa: PTH116  (a list of a thousand runs has no time to make paths)
+        return state.st_mtime_ns, state.st_size
+    except OSError:
+        return 0, 0
+
+
 def single(folder: Path) -> dict[str, Any]:
     """One execution in the shape of a sprint's summary, so that it has the same view."""
-    execution, code = read_json(folder, EXECUTION), read_text(folder, "experiment.py", 1 << 20)
+    execution, code = read_json(folder, EXECUTION), read_text(folder, CODE, 1 << 20)
     summary = {
         "start_time": execution.get("started_at"),
         "end_time": execution.get("ended_at"),

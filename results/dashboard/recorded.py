@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from results.dashboard.growing import MOST_CURVES, curve_json
-from results.dashboard.text import line
-from results.series import EXTRACTED, LAB, METRICS, Series, oddities, read_folder, thin
+from results.dashboard.places import mark
+from results.readable import line
+from results.series import LAB, Series, oddities, read_folder, thin
+from results.store import EXTRACTED, METRICS
 
 _KEPT = 32
 _MOST_POINTS = 1000
@@ -26,7 +28,7 @@ class Recorded:
 
     def curves(self, folder: Path) -> bytes:
         """The curves of one run's folder."""
-        marks = [_marks(folder / name) for name in (METRICS, EXTRACTED)]
+        marks = [mark(folder / name) for name in (METRICS, EXTRACTED)]
         with self._lock:
             known = self._known.get(folder)
             if known is None or known[0] != marks:
@@ -74,11 +76,3 @@ def _odd(series: Series) -> list[str]:
 def _named(series: Series) -> str:
     parts = [series.name, series.arm, None if series.seed is None else f"seed {series.seed}", series.phase]
     return ", ".join(part for part in parts if part)
-
-
-def _marks(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-        return state.st_mtime_ns, state.st_size
-    except OSError:
-        return 0, 0

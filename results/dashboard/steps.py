@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from results.dashboard.text import line, moment, number
+from results.readable import line, moment, number
 
 PHASES = ("discussion", "implementation", "validation")
 _MAX_SHOWN = 200

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from results.dashboard.files import is_there
+from results.store import STUDY
 
-STUDY = "study.db"
 _BUSY = 1.0
 """Seconds to wait for its writer."""
 _MOST = 20_000

@@ -4,16 +4,15 @@ Events: `trials` (all that are shown, with states and values), `confirm`, `end`.
 something in them has changed.
 """
 
-import os
 from dataclasses import asdict
 from typing import Any
 
 from results.dashboard.controls import Controls
 from results.dashboard.files import is_there
-from results.dashboard.places import Place, parts
-from results.dashboard.study_record import STUDY
-from results.dashboard.sweep_view import SUMMARY, SweepView, sweep_view
-from results.dashboard.text import line
+from results.dashboard.places import Place, mark, parts
+from results.dashboard.sweep_view import SweepView, sweep_view
+from results.readable import line
+from results.store import STUDY, SWEPT
 
 _AT_WORK = 64
 """Folders at the end of the list in which something may go on: as many run at a time at most."""
@@ -26,7 +25,7 @@ class SweepWatch:
 
     def __init__(self, place: Place, lab: Controls) -> None:
         self._place, self._lab = place, lab
-        self._marks: tuple[Any, ...] = ()
+        self._marks: tuple[object, ...] = ()
         self._known: dict[str, Any] = {}
         self._ended = False
 
@@ -54,12 +53,12 @@ class SweepWatch:
 
     def _end(self) -> dict[str, Any]:
         said = line(self._lab.last_words(self._place.run), 600)
-        return {"ended": is_there(self._place.path, SUMMARY), "said": said}
+        return {"ended": is_there(self._place.path, SWEPT), "said": said}
 
     def _changing(self) -> list[tuple[int, int]]:
         folder = self._place.path
         newest = [one.path for kind in ("trials", "confirm") for one in parts(self._place, kind)[-_AT_WORK:]]
-        return [_mark(str(path)) for path in (folder / STUDY, folder / SUMMARY, *newest)]
+        return [mark(path) for path in (folder / STUDY, folder / SWEPT, *newest)]
 
 
 def _told(view: SweepView) -> dict[str, Any]:
@@ -68,11 +67,3 @@ def _told(view: SweepView) -> dict[str, Any]:
         "trials": {"metric": view.metric, "rows": [asdict(one) for one in view.trials], "ended": ended},
         "confirm": [asdict(one) for one in view.confirmations],
     }
-
-
-def _mark(path: str) -> tuple[int, int]:
-    try:
-        state = os.stat(path)  # noqa: PTH116
-        return state.st_mtime_ns, state.st_size
-    except OSError:
-        return 0, 0

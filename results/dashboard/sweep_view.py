@@ -7,12 +7,12 @@ from typing import Any
 
 from results.dashboard.places import Place, parts, read_json, read_text
 from results.dashboard.study_record import Recorded, recorded
-from results.dashboard.text import digits, line, number
 from results.dashboard.view import Table, arms_of, contrasts_of
 from results.host import host_told
-from results.store import EXECUTION
+from results.readable import digits, line, number
+from results.store import EXECUTION, SWEEP, SWEPT
+from results.summary import object_of
 
-SUMMARY, SPEC = "sweep_summary.json", "sweep.json"
 _MOST_TRIALS, _MOST_SHOWN = 1000, 200
 _MOST_PARAMS = 40
 _OUTCOME = re.compile(r'"outcome": "([a-z_]{1,20})"')
@@ -63,10 +63,10 @@ class SweepView:
 
 def sweep_view(place: Place, running: bool = False) -> SweepView:
     """The view of a sweep's folder, finished or not. running: a process is at it."""
-    spec, summary = read_json(place.path, SPEC), read_json(place.path, SUMMARY)
+    spec, summary = read_json(place.path, SWEEP), read_json(place.path, SWEPT)
     so_far = Recorded() if summary else recorded(place.path)
-    numbers = _object(_object(summary.get("confirmation")).get("numbers"))
-    verdict, best = _object(numbers.get("verdict")), _object(summary.get("best"))
+    numbers = object_of(object_of(summary.get("confirmation")).get("numbers"))
+    verdict, best = object_of(numbers.get("verdict")), object_of(summary.get("best"))
     folders = {one.part.rpartition("/")[2]: one for one in parts(place, "trials")}
     metric = line(summary.get("metric") or so_far.metric or spec.get("metric"), 128)
     return SweepView(
@@ -87,7 +87,7 @@ def sweep_view(place: Place, running: bool = False) -> SweepView:
         contrasts=contrasts_of(numbers),
         importances=Table(
             ("parameter", "importance"),
-            tuple((line(k, 60), digits(v)) for k, v in list(_object(summary.get("importances")).items())[:_MOST_PARAMS]),
+            tuple((line(k, 60), digits(v)) for k, v in list(object_of(summary.get("importances")).items())[:_MOST_PARAMS]),
         ),
         facts=tuple(_facts(spec, summary)),
     )  # fmt: skip
@@ -102,7 +102,7 @@ def goal_of(spec: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 def _recorded(summary: Mapping[str, Any], folders: Mapping[str, Place], best: Mapping[str, Any]) -> list[TrialRow]:
     rows = []
     found = summary.get("trials")
-    for one in map(_object, found[:_MOST_TRIALS] if isinstance(found, list) else []):
+    for one in map(object_of, found[:_MOST_TRIALS] if isinstance(found, list) else []):
         name = line(one.get("number"), 12)
         address = folders[name].id if name in folders else ""
         is_best = bool(best) and one.get("number") == best.get("number")
@@ -139,7 +139,7 @@ def _outcome(trial: Place) -> str:
 
 
 def _params(found: Mapping[str, Any]) -> str:
-    params = list(_object(found.get("params")).items())[:_MOST_PARAMS]
+    params = list(object_of(found.get("params")).items())[:_MOST_PARAMS]
     return (
         ", ".join(f"{line(k, 40)} = {digits(v) if isinstance(v, float) else line(v, 40)}" for k, v in params)
         or "its defaults"
@@ -154,13 +154,9 @@ def _facts(spec: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[st
         if spec.get(name) is not None
     ]
     found.append(("better is", "more" if spec.get("maximize") else "less"))
-    for name, one in list(_object(summary.get("space")).items())[:_MOST_PARAMS]:
-        said = ", ".join(f"{line(k, 20)} {line(v, 80)}" for k, v in _object(one).items() if v not in ([], None))
+    for name, one in list(object_of(summary.get("space")).items())[:_MOST_PARAMS]:
+        said = ", ".join(f"{line(k, 20)} {line(v, 80)}" for k, v in object_of(one).items() if v not in ([], None))
         found.append((f"space of {line(name, 40)}", said))
     if summary:
         found.append(("host", line(host_told(summary.get("host")), 400)))
     return found
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

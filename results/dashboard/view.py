@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from policies.units import format_limit
 from results.comment import comment_of
-from results.dashboard.text import day, digits, line, number, plain, seconds, size
+from results.dashboard.steps import PHASES
 from results.host import host_told
+from results.readable import day, digits, line, number, plain, seconds, size
 from results.summary import (
     Summary,
     ended_of,
     execution_of,
     final_implementation,
+    object_of,
     outcome_of,
     part,
     verdict_of,
@@ -20,7 +23,6 @@ from results.summary import (
 )
 
 Cells = tuple[str, ...]
-_BYTES = {"memory", "workspace", "tmp", "shm", "output", "metrics", "artifacts", "gpu_memory"}
 _MOST_ROWS = 200
 _MOST_SAMPLES = 2000
 
@@ -71,7 +73,7 @@ def sprint_view(summary: Summary) -> SprintView:
     """The view of a summary."""
     execution, implementation = execution_of(summary), final_implementation(summary)
     validation, discussion = part(summary, "validation"), part(summary, "discussion")
-    numbers, recommended = _object(validation.get("numbers")), _object(validation.get("recommendation"))
+    numbers, recommended = object_of(validation.get("numbers")), object_of(validation.get("recommendation"))
     return SprintView(
         goal=line(summary.get("goal"), 2000),
         outcome=line(outcome_of(summary), 40),
@@ -97,11 +99,7 @@ def sprint_view(summary: Summary) -> SprintView:
         gpus=_gpus(execution),
         policy=_policy(execution),
         samples=tuple(_samples(execution)),
-        errors=tuple(
-            (name, line(error, 600))
-            for name in ("discussion", "implementation", "validation")
-            if (error := part(summary, name).get("error"))
-        ),
+        errors=tuple((name, line(error, 600)) for name in PHASES if (error := part(summary, name).get("error"))),
     )
 
 
@@ -117,14 +115,14 @@ def difference(one: str, other: str, names: tuple[str, str]) -> list[tuple[str, 
 
 def _warnings(numbers: Mapping[str, Any], word: str) -> Iterator[str]:
     """The analysis's; before them, that a record of before there was a gate for it concludes from a run that was ended."""
-    if line(_object(numbers.get("verdict")).get("word"), 60) != line(word, 60):
+    if line(object_of(numbers.get("verdict")).get("word"), 60) != line(word, 60):
         yield "Not every run came to its own end, so nothing is concluded, whatever its record says."
     yield from (line(one, 600) for one in _list(numbers.get("warnings")))
 
 
 def _facts(summary: Summary) -> tuple[tuple[str, str], ...]:
     execution = execution_of(summary)
-    image = _object(execution.get("image"))
+    image = object_of(execution.get("image"))
     found = [
         ("begun", day(summary.get("start_time")) if summary.get("start_time") else ""),
         ("ended", day(summary.get("end_time")) if summary.get("end_time") else ""),
@@ -143,7 +141,7 @@ def _facts(summary: Summary) -> tuple[tuple[str, str], ...]:
 def arms_of(numbers: Mapping[str, Any]) -> Table:
     """An analysis's arms."""
     rows = []
-    for arm in map(_object, _list(numbers.get("arms"))):
+    for arm in map(object_of, _list(numbers.get("arms"))):
         runs = ", ".join(
             f"{line(arm.get(name), 12)} {name}"
             for name in ("ok", "failed", "diverged", "skipped", "missing")
@@ -163,7 +161,7 @@ def arms_of(numbers: Mapping[str, Any]) -> Table:
 def contrasts_of(numbers: Mapping[str, Any]) -> Table:
     """Its differences."""
     rows = []
-    for one in map(_object, _list(numbers.get("contrasts"))):
+    for one in map(object_of, _list(numbers.get("contrasts"))):
         interval = f"{digits(one.get('low'))} to {digits(one.get('high'))}"
         against = f"{line(one.get('arm'), 128)} − {line(one.get('baseline'), 128)}"
         rows.append(
@@ -176,18 +174,18 @@ def contrasts_of(numbers: Mapping[str, Any]) -> Table:
 def _repairs(attempts: Any) -> Table:
     rows = [
         (line(one.get("attempt"), 12), line(one.get("failure"), 300), line(one.get("decision"), 300))
-        for one in map(_object, _list(attempts))
+        for one in map(object_of, _list(attempts))
     ]
     return Table(("attempt", "what failed", "decision"), tuple(rows))
 
 
 def _containers(implementation: Mapping[str, Any]) -> Table:
     """Those of a study that went on because one container's time was too short; none where one was enough."""
-    further = list(map(_object, _list(implementation.get("further_containers"))))
-    executions = [_object(implementation.get("execution")), *further] if further else []
+    further = list(map(object_of, _list(implementation.get("further_containers"))))
+    executions = [object_of(implementation.get("execution")), *further] if further else []
     rows = []
     for place, one in enumerate(executions, 1):
-        usage, timings = _object(one.get("usage")), _object(one.get("timings"))
+        usage, timings = object_of(one.get("usage")), object_of(one.get("timings"))
         rows.append(
             (str(place), line(one.get("outcome"), 40), day(one.get("started_at")) if one.get("started_at") else "–",
              seconds(timings.get("run_s")), seconds(usage.get("cpu_s")), size(usage.get("peak_memory_bytes")),
@@ -200,20 +198,14 @@ def _containers(implementation: Mapping[str, Any]) -> Table:
 def _limits(execution: Mapping[str, Any]) -> Table:
     rows = []
     for name, found in _items(execution.get("limits")):
-        limit = _object(found)
-        requested, effective, observed = (
-            _amount(name, limit.get(key)) for key in ("requested", "effective", "observed")
-        )
-        rows.append((line(name, 40), requested, effective, observed, line(limit.get("enforced_by"), 200)))
+        limit = object_of(found)
+        amounts = [format_limit(name, number(limit.get(key))) for key in ("requested", "effective", "observed")]
+        rows.append((line(name, 40), *amounts, line(limit.get("enforced_by"), 200)))
     return Table(("limit", "requested", "effective", "read back", "enforced by"), tuple(rows))
 
 
-def _amount(name: str, value: Any) -> str:
-    return size(value) if name in _BYTES else seconds(value) if name == "wall" else digits(value)
-
-
 def _use(execution: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    usage, timings = _object(execution.get("usage")), _object(execution.get("timings"))
+    usage, timings = object_of(execution.get("usage")), object_of(execution.get("timings"))
     found = [
         ("CPU time", seconds(usage.get("cpu_s"))),
         ("memory at most", size(usage.get("peak_memory_bytes"))),
@@ -227,7 +219,7 @@ def _use(execution: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _gpus(execution: Mapping[str, Any]) -> Table:
     rows = []
-    for one in map(_object, _list(_object(execution.get("usage")).get("gpus"))):
+    for one in map(object_of, _list(object_of(execution.get("usage")).get("gpus"))):
         joules = number(one.get("energy_j"))
         rows.append(
             (line(one.get("name"), 80), line(one.get("uuid"), 60), size(one.get("peak_memory_bytes")),
@@ -237,7 +229,7 @@ def _gpus(execution: Mapping[str, Any]) -> Table:
 
 
 def _policy(execution: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    policy, audit = _object(execution.get("policy")), _object(execution.get("audit"))
+    policy, audit = object_of(execution.get("policy")), object_of(execution.get("audit"))
     found = [("policy", line(policy.get("name"), 80)), ("sha256", line(policy.get("sha256"), 80))]
     if number(audit.get("first")) is not None:
         found.append(("audit records", f"{line(audit.get('first'), 20)} to {line(audit.get('last'), 20)}"))
@@ -245,15 +237,15 @@ def _policy(execution: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _samples(execution: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
-    samples = _list(_object(execution.get("usage")).get("samples"), _MOST_SAMPLES)
+    samples = _list(object_of(execution.get("usage")).get("samples"), _MOST_SAMPLES)
     for sample in samples:
         yield {line(k, 40): found for k, v in _items(sample) if (found := number(v)) is not None}
-    yield from _gpu_samples(_list(_object(execution.get("usage")).get("gpus")))
+    yield from _gpu_samples(_list(object_of(execution.get("usage")).get("gpus")))
 
 
 def _gpu_samples(gpus: list[Any]) -> Iterator[Mapping[str, float]]:
     """Of all devices together, as the page of a sprint that runs has them; their samples are taken at the same moments."""
-    each = [list(map(_object, _list(_object(one).get("samples"), _MOST_SAMPLES))) for one in gpus]
+    each = [list(map(object_of, _list(object_of(one).get("samples"), _MOST_SAMPLES))) for one in gpus]
     for together in zip(*each, strict=False):
         at = number(together[0].get("t"))
         memory = [found for one in together if (found := number(one.get("memory_bytes"))) is not None]
@@ -263,12 +255,8 @@ def _gpu_samples(gpus: list[Any]) -> Iterator[Mapping[str, float]]:
             yield sample | ({"gpu_busy": sum(busy) / len(busy)} if busy else {})
 
 
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _items(value: Any) -> list[tuple[str, Any]]:
-    return list(_object(value).items())[:_MOST_ROWS]
+    return list(object_of(value).items())[:_MOST_ROWS]
 
 
 def _list(value: Any, most: int = _MOST_ROWS) -> list[Any]:

@@ -13,18 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
+from policies.text import cell
 from results.export.names import file_name
 from results.export.tracker import Point, RunInfo, Scalar, State, Training
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 METRICS = ("arm", "seed", "phase", "trial", "step", "t", "metric", "value")
 RUNS = ("run", "arm", "seed", "phase", "trial", "state", "t", "values", "config", "facts")
-
-
-def text_cell(text: str) -> str:
-    """Text that no spreadsheet runs. Lone surrogates and NUL, which files cannot hold, become visible."""
-    clean = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-    return f"'{clean}" if clean.lstrip(" ").startswith(_FORMULA) else clean
 
 
 class CsvFolder:
@@ -79,13 +73,13 @@ class _Rows:
         self._metrics, self._runs, self._run = csv.writer(metrics), csv.writer(runs), run
         one = training or Training(None, None, None)
         seed = "" if one.seed is None else one.seed
-        self._who = (text_cell(one.arm or ""), seed, one.phase or "", one.trial if training else "")
+        self._who = (cell(one.arm), seed, one.phase or "", one.trial if training else "")
 
     def point(self, point: Point) -> None:
         """One line for each value."""
         step = "" if point.step is None else repr(point.step)
         for name, value in point.values.items():
-            self._metrics.writerow((*self._who, step, repr(point.t), text_cell(name), repr(value)))
+            self._metrics.writerow((*self._who, step, repr(point.t), cell(name), repr(value)))
 
     def finish(
         self,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from executor.experiment import AnyRecord, Execution, Outcome, Sink
+from executor.sinks import PassingSink
 from results.export.destinations import DestinationName, destination
 from results.export.replay import execution_facts, files_of, free_name, retell, state_of
 from results.export.tracker import Destination, RunInfo, State, Summary, Tracked
@@ -99,13 +100,13 @@ class Following:
         self._finish({})
 
 
-class _Told:
-    """The sink of one attempt."""
+class _Told(PassingSink):
+    """The sink of one attempt, which tells of its records."""
 
     def __init__(self, then: Sink, feed: "_Feed", run: str, facts: Mapping[str, str]) -> None:
-        self._then, self._feed, self._run, self._facts = then, feed, run, facts
+        super().__init__(then)
+        self._feed, self._run, self._facts = feed, run, facts
         self._begun = False
-        self.artifact = then.artifact
 
     def going_on(self, then: Sink) -> "_Told":
         """For the next container of the same study."""
@@ -113,13 +114,8 @@ class _Told:
         other._begun = self._begun
         return other
 
-    def log(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-        """Passes on; logs are not told."""
-        self._then.log(stream, data)
-
     def record(self, record: AnyRecord) -> None:
-        """Passes on, and tells."""
-        self._then.record(record)
+        super().record(record)
         self._begin(record.t)
         self._feed.put(lambda tracked: tracked.record(record))
 

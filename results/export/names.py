@@ -4,6 +4,8 @@ import hashlib
 import re
 from typing import Literal
 
+from policies.text import harmless, shortened
+
 DestinationName = Literal["wandb", "mlflow", "tensorboard", "csv"]
 
 _MARK = re.compile(r"-(?=0x)")
@@ -41,6 +43,5 @@ def _short(safe: str, limit: int) -> str:
 
 
 def plain(text: str, limit: int) -> str:
-    """A value for people: control characters and lone surrogates made visible, cut at `limit`."""
-    shown = "".join(one if one.isprintable() or one in "\n\t" else f"\\u{ord(one):04x}" for one in text[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    """A value for people: harmless, and of at most `limit` characters."""
+    return shortened(harmless(text[: limit + 1]), limit)

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from executor.experiment import RECORD, AnyRecord, MetricRecord, PlanRecord, RunRecord
 from results.export.tracker import Destination, ExportError, RunInfo, State, Summary, Tracked
-from results.store import EXECUTION, RunFolder, StoreError
+from results.store import CODE, CURVES, EXECUTION, EXTRACTED, METRICS, RunFolder, StoreError, read_object
 from results.summary import execution_of, verdict_of
 
-_FILES = ("curves.png", "report.html")
+_FILES = (CURVES, "report.html")
 _MAX_FILE = 256 << 20
 _KNOWN: dict[str, type[MetricRecord] | type[PlanRecord] | type[RunRecord]] = {
     "metric": MetricRecord,
@@ -120,7 +120,7 @@ def _regular(path: Path) -> bool:
 
 def records_of(folder: Path) -> Iterator[AnyRecord | None]:
     """What was sent, then what was read out of logs and files; None for a line that is no record."""
-    for name in ("metrics.jsonl", "extracted.jsonl"):
+    for name in (METRICS, EXTRACTED):
         try:
             file = (folder / name).open("rb")
         except FileNotFoundError:
@@ -147,10 +147,9 @@ def _record(line: bytes) -> AnyRecord | None:
 def read_execution(folder: Path) -> dict[str, Any]:
     """The record of a single execution, or {}."""
     try:
-        data = json.loads((folder / EXECUTION).read_bytes())
+        return read_object(folder / EXECUTION)
     except (OSError, ValueError, RecursionError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _began(execution: Mapping[str, Any], folder: Path) -> float:
@@ -167,7 +166,7 @@ def _facts(folder: Path, summary: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(seed := summary.get("seed"), int):
         found["base_seed"] = str(seed)
     try:
-        found["code_sha256"] = hashlib.sha256((folder / "experiment.py").read_bytes()).hexdigest()
+        found["code_sha256"] = hashlib.sha256((folder / CODE).read_bytes()).hexdigest()
     except OSError:
         pass
     return found

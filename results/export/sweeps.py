@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from executor.experiment import AnyRecord, MetricRecord, RunRecord
 from results.export.replay import Exported, execution_facts, files_of, read_execution, records_of
 from results.export.tracker import Destination, ExportError, RunInfo, Summary, Tracked
-from results.store import RunFolder
+from results.store import RunFolder, read_object
 
 _FILES = ("history.png", "importance.png")
 _STATUS = {"complete": "ok", "pruned": "skipped"}
@@ -76,11 +76,10 @@ def _records(
             yield from _run(sweep / "trials" / str(number), ended, began)
     for folder in sorted((sweep / "confirm").glob("*")):
         try:
-            ended = json.loads((folder / "run.json").read_bytes())
+            ended = read_object(folder / "run.json")
         except (OSError, ValueError, RecursionError):
             continue
-        if isinstance(ended, dict):
-            yield from _run(folder, ended, began)
+        yield from _run(folder, ended, began)
 
 
 def _run(folder: Path, ended: dict[str, Any], began: float) -> Iterator[AnyRecord | None]:

@@ -109,16 +109,6 @@ class Destination(Protocol):
         """Instead of the rest: what was told is not whole, so it is removed, or marked as failed where it cannot be."""
 
 
-class Tracker(Protocol):
-    """Takes a run, in order, from one thread."""
-
-    def begin(self, run: RunInfo) -> None: ...
-
-    def record(self, record: AnyRecord) -> None: ...
-
-    def end(self, summary: Summary) -> None: ...
-
-
 @dataclass
 class _Open:
     training: Training
@@ -131,7 +121,7 @@ _Key = tuple[str | None, int | None, str | None]
 
 
 class Tracked:
-    """A tracker that makes one entry of each training, and one of the run."""
+    """Makes one entry of each training, and one of the run. Takes them in order, from one thread."""
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination

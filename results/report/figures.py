@@ -1,4 +1,5 @@
-"""A report's figures, drawn once and written twice: as PNG, and as SVG that takes the page's colours.
+"""A report's figures, drawn once and written twice: as PNG, and as SVG that takes the page's colours. Two of them together
+are a comparison's curves.png.
 
 Names come from the experiment, so they are drawn as plain text: never as markup, never at full length. A figure that cannot
 be told without its colours has its numbers in a table beside it.
@@ -8,18 +9,21 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from executor.experiment import Landmark, PlanRecord, RunRecord, Setting
+from policies.text import for_drawing
 from results.courses import Course, Training, courses, curve_metric
 from results.findings import Analysis
 from results.series import Series
 from results.statistics import Floats, t_interval, usable
+from results.trainings import outcomes_of, planned, status_of
 
 if TYPE_CHECKING:  # loaded when something is drawn: it takes half a second that most commands do not need
     from matplotlib.axes import Axes
@@ -32,6 +36,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _INK = "#010203"
 """Stands for the page's ink, which differs between dark and light."""
 _POINTS = 200
+_MOST_LEVEL = 3
+"""Names of arms that have room beside each other."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +53,59 @@ class Picture:
     png: bytes
 
 
+@dataclass(frozen=True)
+class _Study:
+    """What there is to draw of a comparison."""
+
+    plan: PlanRecord
+    runs: list[RunRecord]
+    complete: list[RunRecord]
+    """Those that count in the comparison, and gave a number."""
+    metric: str
+    """Of the curves."""
+    curves: dict[Training, Course]
+
+
 def figures(records: Sequence[Landmark], series: Sequence[Series], analysis: Analysis) -> list[Picture]:
     """Every figure that there is something for."""
-    plan = next((record for record in records if isinstance(record, PlanRecord)), None)
-    if plan is None or not analysis.contrasts:
+    study = _study(records, series)
+    if study is None or not analysis.contrasts:
         return []
-    runs = [run for run in records if isinstance(run, RunRecord)]
-    complete = [run for run in runs if run.phase == "confirm" and run.status == "ok" and run.seed in plan.seeds]
-    metric = curve_metric(plan, series)
-    curves = courses(series, complete, metric) if metric else {}
-    found = [_effect(plan, analysis), _outcomes(plan, complete)]
-    if metric and curves:
-        found.append(_curves(plan, curves, metric, "step", lambda course: course.steps))
-        found.append(_curves(plan, curves, metric, "second", lambda course: course.seconds))
-    tuning = [run for run in runs if run.phase == "tune" and run.status != "skipped"]
-    found += [_sensitivity(plan, tuning, analysis, key) for key in _numeric(tuning)]
+    found = [_effect(study.plan, analysis), _outcomes(study)]
+    if study.curves:
+        found += [_curves(study, unit) for unit in _ALONG]
+    tuning = [run for run in study.runs if run.phase == "tune" and run.status != "skipped"]
+    found += [_sensitivity(study.plan, tuning, analysis, key) for key in _numeric(tuning)]
     return found
+
+
+def comparison(records: Sequence[Landmark], series: Sequence[Series]) -> bytes | None:
+    """Learning curves and outcomes side by side, as PNG; None where nothing was compared."""
+    study = _study(records, series)
+    if study is None or not study.complete:
+        return None
+    with styled():
+        figure = blank((11.0, 4.5) if study.curves else (5.5, 4.5))
+        *left, right = figure.subplots(1, 2, width_ratios=(3, 2)) if study.curves else [figure.subplots()]
+        for axes in left:
+            _draw_curves(axes, study, "step")
+            axes.set_title(f"Learning curves by {for_drawing(study.plan.factor)}", loc="left", fontsize=11)
+        _draw_outcomes(right, study)
+        right.set_title("Every run, paired by seed", loc="left", fontsize=11)
+        for axes in figure.axes:
+            _tidy(axes)
+        return png(figure)
+
+
+def _study(records: Sequence[Landmark], series: Sequence[Series]) -> _Study | None:
+    plan = next((record for record in records if isinstance(record, PlanRecord)), None)
+    if plan is None:
+        return None
+    runs = [record for record in records if isinstance(record, RunRecord)]
+    complete = [run for run in planned(plan, runs) if status_of(run, plan.primary) == "ok"]
+    metric = curve_metric(plan, series)
+    curves = courses(series, complete, metric) if metric is not None else {}
+    return _Study(plan, runs, complete, metric or "", curves)
 
 
 def _effect(plan: PlanRecord, analysis: Analysis) -> Picture:
@@ -77,9 +120,11 @@ def _effect(plan: PlanRecord, analysis: Analysis) -> Picture:
             axes.scatter(seeds, [row + 0.18] * len(seeds), color=colour, s=14, alpha=0.6, linewidths=0)
             axes.hlines(row, contrast.low, contrast.high, color=colour, linewidth=3)
             axes.plot([contrast.mean], [row], marker="D", color=colour, markersize=7)
-        axes.set_yticks(range(len(shown)), [f"{_plain(one.arm, 18)} − {_plain(one.baseline, 18)}" for one in shown])
+        axes.set_yticks(
+            range(len(shown)), [f"{for_drawing(one.arm, 18)} − {for_drawing(one.baseline, 18)}" for one in shown]
+        )
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel(f"paired difference in {_plain(plan.primary)}, 95 % t interval")
+        axes.set_xlabel(f"paired difference in {for_drawing(plan.primary)}, 95 % t interval")
 
     told = "; ".join(
         f"{one.arm} minus {one.baseline}: {one.mean:+.4g}, from {one.low:+.4g} to {one.high:+.4g}" for one in shown
@@ -87,63 +132,70 @@ def _effect(plan: PlanRecord, analysis: Analysis) -> Picture:
     return _figure("effect", "The effect, with its interval and every pair", told, draw, (7.0, 1.2 + 0.55 * len(shown)))
 
 
-def _outcomes(plan: PlanRecord, runs: Sequence[RunRecord]) -> Picture:
-    by_seed: dict[int, dict[str, float]] = defaultdict(dict)
-    for run in runs:
-        value = run.values.get(plan.primary, math.nan)
-        if usable(value):
-            by_seed[run.seed][run.arm] = value
-    arms = plan.arms[: len(COLOURS)]
-
-    def draw(axes: "Axes") -> None:
-        for values in by_seed.values():
-            places = [index for index, arm in enumerate(arms) if arm in values]
-            axes.plot(places, [values[arms[index]] for index in places], color=_INK, alpha=0.25, linewidth=0.8)
-        for index, arm in enumerate(arms):
-            dots = [values[arm] for values in by_seed.values() if arm in values]
-            axes.scatter([index] * len(dots), dots, color=COLOURS[index], marker=MARKERS[index], s=30, zorder=2)
-            if dots:
-                mean = float(np.mean(dots))
-                axes.hlines(mean, index - 0.2, index + 0.2, color=COLOURS[index], linewidth=2.5, zorder=3)
-        axes.set_xticks(range(len(arms)), [_plain(arm, 16) for arm in arms])
-        axes.set_xlim(-0.5, len(arms) - 0.5)
-        better = "lower" if plan.lower_is_better else "higher"
-        axes.set_ylabel(f"{_plain(plan.primary)} ({better} is better)")
-
-    alt = f"One dot for each of {len(by_seed)} seeds and each arm, those of one seed joined by a line; bars are means."
-    return _figure("outcomes", "Every run, paired by seed", alt, draw, (7.0, 3.6))
+def _outcomes(study: _Study) -> Picture:
+    seeds = len({run.seed for run in study.complete})
+    alt = f"One dot for each of {seeds} seeds and each arm, those of one seed joined by a line; bars are means."
+    return _figure("outcomes", "Every run, paired by seed", alt, lambda axes: _draw_outcomes(axes, study), (7.0, 3.6))
 
 
-def _curves(
-    plan: PlanRecord,
-    curves: Mapping[Training, Course],
-    metric: str,
-    unit: str,
-    along: Callable[[Course], Floats],
-) -> Picture:
-    """Means over seeds with t intervals, as far as every run of the arm got."""
-    told = []
+def _draw_outcomes(axes: "Axes", study: _Study) -> None:
+    arms, found = study.plan.arms[: len(COLOURS)], outcomes_of(study.plan, study.complete)
+    for seed in dict.fromkeys(study.plan.seeds):
+        places = [index for index, arm in enumerate(arms) if seed in found[arm]]
+        axes.plot(places, [found[arms[index]][seed] for index in places], color=_INK, alpha=0.25, linewidth=0.8)
+    for index, arm in enumerate(arms):
+        dots = list(found[arm].values())
+        axes.scatter([index] * len(dots), dots, color=COLOURS[index], marker=MARKERS[index], s=30, zorder=2)
+        if dots:
+            mean = float(np.mean(dots))
+            axes.hlines(mean, index - 0.2, index + 0.2, color=COLOURS[index], linewidth=2.5, zorder=3)
+    axes.set_xticks(range(len(arms)), [for_drawing(arm, 16) for arm in arms])
+    if len(arms) > _MOST_LEVEL:
+        axes.tick_params(axis="x", labelrotation=15)
+    axes.set_xlim(-0.5, len(arms) - 0.5)
+    better = "lower" if study.plan.lower_is_better else "higher"
+    axes.set_ylabel(f"{for_drawing(study.plan.primary)} ({better} is better)")
 
-    def draw(axes: "Axes") -> None:
-        for index, arm in enumerate(plan.arms[: len(COLOURS)]):
-            own = [course for (name, _), course in curves.items() if name == arm]
-            if not own:
-                continue
-            grid, values = _resampled([(along(course), course.values) for course in own])
-            means = values.mean(axis=0)
-            axes.plot(grid, means, color=COLOURS[index], linewidth=2, label=f"{_plain(arm)} ({len(own)} runs)")
-            if len(own) > 1:
-                low, high = np.array([t_interval(column) for column in values.T]).T
-                axes.fill_between(grid, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
-            told.append(f"{arm} from {means[0]:.4g} to {means[-1]:.4g}")
-        axes.set_xlabel("step" if unit == "step" else "seconds of training")
-        axes.set_ylabel(_plain(metric))
-        legend = axes.legend(frameon=False)
-        for text in legend.get_texts():
-            text.set_color(_INK)
 
-    made = _figure(f"curves_by_{unit}", f"Learning curves by {unit}, with 95 % intervals", "", draw, (7.0, 3.6))
-    return Picture(made.name, made.title, f"Mean {metric} over seeds by {unit}: {'; '.join(told)}.", made.svg, made.png)
+_ALONG: dict[str, tuple[str, Callable[[Course], Floats]]] = {
+    "step": ("step", lambda course: course.steps),
+    "second": ("seconds of training", lambda course: course.seconds),
+}
+"""What curves are drawn along: its label, and where it is."""
+
+
+def _curves(study: _Study, unit: str) -> Picture:
+    told: list[str] = []
+    made = _figure(
+        f"curves_by_{unit}",
+        f"Learning curves by {unit}, with 95 % intervals",
+        "",
+        lambda axes: told.extend(_draw_curves(axes, study, unit)),
+        (7.0, 3.6),
+    )
+    return replace(made, alt=f"Mean {study.metric} over seeds by {unit}: {'; '.join(told)}.")
+
+
+def _draw_curves(axes: "Axes", study: _Study, unit: str) -> list[str]:
+    """Means over seeds with t intervals, as far as every run of the arm got; where each begins and ends, in words."""
+    told, planned_runs = [], len(set(study.plan.seeds))
+    label, along = _ALONG[unit]
+    for index, arm in enumerate(study.plan.arms[: len(COLOURS)]):
+        own = [course for (name, _), course in study.curves.items() if name == arm]
+        if not own:
+            continue
+        grid, values = _resampled([(along(course), course.values) for course in own])
+        means = values.mean(axis=0)
+        count = f"{len(own)} runs" if len(own) == planned_runs else f"{len(own)} of {planned_runs} runs"
+        axes.plot(grid, means, color=COLOURS[index], linewidth=2, label=f"{for_drawing(arm)} ({count})")
+        if len(own) > 1:
+            low, high = np.array([t_interval(column) for column in values.T]).T
+            axes.fill_between(grid, low, high, color=COLOURS[index], alpha=0.2, linewidth=0)
+        told.append(f"{arm} from {means[0]:.4g} to {means[-1]:.4g}")
+    axes.set_xlabel(label)
+    axes.set_ylabel(for_drawing(study.metric))
+    _legend(axes)
+    return told
 
 
 def _resampled(curves: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -190,7 +242,9 @@ def _sensitivity(plan: PlanRecord, tuning: Sequence[RunRecord], analysis: Analys
             everything += [place for place, _ in fine]
             best_at = [better(group) for _, group in groupby(fine, key=lambda point: point[0])]
             axes.scatter(*_columns(fine), color=COLOURS[index], marker=MARKERS[index], s=22, alpha=0.45, linewidths=0)
-            axes.plot(*_columns(best_at), color=COLOURS[index], marker=MARKERS[index], linewidth=1.5, label=_plain(arm))
+            axes.plot(
+                *_columns(best_at), color=COLOURS[index], marker=MARKERS[index], linewidth=1.5, label=for_drawing(arm)
+            )
             taken = [point for point in best_at if point[0] == chosen.get(arm)]
             axes.plot(*_columns(taken), color=COLOURS[index], marker="o", markersize=14, fillstyle="none", linestyle="")
             bad = [_number(run.config[key]) for run in own if run.status != "ok"]
@@ -201,17 +255,16 @@ def _sensitivity(plan: PlanRecord, tuning: Sequence[RunRecord], analysis: Analys
         if everything and min(everything) > 0 and max(everything) / min(everything) > 5:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel(_plain(key))
-        axes.set_ylabel(f"{_plain(select)} in tuning")
-        for text in axes.legend(frameon=False).get_texts():
-            text.set_color(_INK)
+        axes.set_xlabel(for_drawing(key))
+        axes.set_ylabel(f"{for_drawing(select)} in tuning")
+        _legend(axes)
 
     settings = "; ".join(f"{name}: {value}" for name, value in chosen.items())
     alt = (
         f"{select} over {key} for each arm: a line through the best at each value, the others as dots; "
         f"chosen: {settings}; {lost} trials failed or diverged (crosses at the top)."
     )
-    return _figure(f"sensitivity_{_safe(key)}", f"Sensitivity to {_plain(key)}", alt, draw, (7.0, 3.4))
+    return _figure(f"sensitivity_{_safe(key)}", f"Sensitivity to {for_drawing(key)}", alt, draw, (7.0, 3.4))
 
 
 def _lower(plan: PlanRecord) -> bool:
@@ -228,29 +281,45 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _figure(name: str, title: str, alt: str, draw: Callable[["Axes"], None], size: tuple[float, float]) -> Picture:
-    from matplotlib import rc_context
-
-    settings: Any = {
-        "svg.fonttype": "none",  # text stays text: it can be read out, searched, and takes the page's font
-        "svg.hashsalt": name,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "text.parse_math": False,
-        "axes.formatter.use_mathtext": False,
-    }
-    with rc_context(settings):
-        figure = _empty(size)
+    with styled(name):
+        figure = blank(size)
         axes = figure.subplots()
         draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2, color=_INK)
-        return Picture(name, title, alt, _svg(figure), _png(figure))
+        _tidy(axes)
+        return Picture(name, title, alt, _svg(figure), png(figure))
 
 
-def _empty(size: tuple[float, float]) -> "Figure":
+def styled(name: str = "") -> AbstractContextManager[None]:
+    """While something is drawn and written: in the page's ink, and no text is markup. name: what sets apart the ids of an SVG."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text: it can be read out, searched, and takes the page's font
+            "svg.hashsalt": name,
+            "text.color": _INK,
+            "axes.labelcolor": _INK,
+            "axes.edgecolor": _INK,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+            "text.parse_math": False,
+            "axes.formatter.use_mathtext": False,
+        }
+    )
+
+
+def _tidy(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2, color=_INK)
+
+
+def _legend(axes: "Axes") -> None:
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_color(_INK)
+
+
+def blank(size: tuple[float, float]) -> "Figure":
+    """Of so many inches, with room for what stands around its axes."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")
@@ -269,17 +338,11 @@ def _svg(figure: "Figure") -> str:
     return re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
+    """The figure as a file."""
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=120)
     return written.getvalue()
-
-
-def _plain(text: str, limit: int = 32) -> str:
-    """`text` without control characters, and not too long."""
-    shown = "".join(character if character.isprintable() else "?" for character in text)
-    shown = f" {shown}" if shown.startswith("_") else shown  # a legend leaves such labels out
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def _safe(name: str) -> str:

@@ -26,7 +26,7 @@ from results.host import host_told
 from results.report.figures import Picture, figures
 from results.report.words import FILTERS, MAX_TEXT
 from results.series import read_folder
-from results.store import RunFolder
+from results.store import CODE, CURVES, METRICS, REQUIREMENTS, RunFolder
 from results.summary import CONCLUSIONS, UNDECIDED, Summary, all_completed, final_implementation, part, verdict_of
 
 HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
@@ -98,12 +98,12 @@ def gather(folder: RunFolder, summary: Summary, audit_log: Path | None) -> Repor
         runs_left_out=max(0, len(runs) - _MAX_ROWS),
         executions=executions,
         code=str(implementation.get("code") or ""),
-        requirements=_beginning(folder.path / "requirements.txt"),
+        requirements=_beginning(folder.path / REQUIREMENTS),
         hashes=dict(_hashes(folder.path)),
         pictures=figures(records, found.series, analysis),
         audit=_audit(executions, audit_log),
         host=host_told(summary.get("host")),
-        logged=_encoded(folder.path / "curves.png"),
+        logged=_encoded(folder.path / CURVES),
     )
 
 
@@ -116,7 +116,7 @@ def _beginning(path: Path) -> str:
 
 
 def _hashes(folder: Path) -> Iterable[tuple[str, str]]:
-    for name in ("experiment.py", "metrics.jsonl"):
+    for name in (CODE, METRICS):
         try:
             with (folder / name).open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()

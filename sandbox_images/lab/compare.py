@@ -47,7 +47,7 @@ def compare(
     """Runs `train(arm, seed, **config)` for every arm under every seed and records each run.
 
     arms: names, or a dict of name to settings (what `train` is then given instead of the name). The first is the
-    baseline. seeds: whole numbers. tune: nuisance parameters, as {"lr": [values]} for all arms or
+    baseline. seeds: different whole numbers. tune: nuisance parameters, as {"lr": [values]} for all arms or
     {"lr": {"AdamW": [values], ...}} with equally many for each; every arm gets the same number of trials, and its best
     value by `select` (by default `primary`). Where an arm's best is the smallest or largest of its values, the search
     goes on beyond it, with one more trial for every arm. one_by_one: the first parameter is tuned beside the middle of

@@ -21,10 +21,12 @@ def named(arms):
 
 
 def seeds_of(seeds):
-    """As whole numbers."""
+    """As whole numbers, each once: the same seed again is no further pair."""
     found = [int(seed) for seed in seeds]
     if not 1 <= len(found) <= _MOST_SEEDS:
         raise ValueError("%d seeds: a comparison has 1 to %d" % (len(found), _MOST_SEEDS))
+    if len(set(found)) < len(found):
+        raise ValueError("the same seed twice")
     if any(abs(seed) >= 1 << 62 for seed in found):
         raise ValueError("a seed has at most 62 bits")
     return found

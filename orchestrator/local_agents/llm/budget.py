@@ -73,11 +73,6 @@ class Budget:
             database.execute("BEGIN IMMEDIATE")
             self._add(database, reservation.account, change, self.cost_of(used) - reservation.cost)
 
-    def spent(self, account: str) -> tuple[int, float]:
-        """Tokens and cost so far."""
-        with self._open() as database:
-            return self._spent(database, account)
-
     def cost_of(self, usage: Usage) -> float:
         """By the prices of a million tokens."""
         settings = self._settings

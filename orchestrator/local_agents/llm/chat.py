@@ -92,7 +92,7 @@ class Chat:
                     raise
                 continue
             return self._read(payload)
-        raise AgentRefused("the model's endpoint takes no form of the question")
+        raise AgentRefused("the model's endpoint accepts no form of the request")
 
     def _body(self, system: str, user: str, max_tokens: int, shape: dict[str, Any] | None) -> dict[str, Any]:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -119,7 +119,7 @@ class Chat:
         try:
             answer = _Completion.model_validate(payload)
         except (ValidationError, RecursionError):
-            raise AgentsUnavailable("the model's endpoint answered with no chat completion") from None
+            raise AgentsUnavailable("the model's endpoint did not answer with a chat completion") from None
         choice = answer.choices[0]
         usage = Usage(answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
         said = choice.message.content or ""

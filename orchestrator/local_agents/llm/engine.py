@@ -60,7 +60,7 @@ class LlmEngine:
         return Answered(said.text, said.model, usage)
 
     def code(self, prompt: str, account: str) -> Answered[CodeAnswer]:
-        """The model's program. An answer that was cut off is none."""
+        """The model's program. One that was cut off is not taken."""
         said, usage = self._ask(_CODE_SYSTEM, prompt, _CODE, account, _CODE_SHAPE)
         if not said.whole:
             raise EngineUnavailable("the model's answer was cut off at its limit of tokens")

@@ -166,7 +166,7 @@ def _optimizer_study(text: str, names: list[str]) -> Study:
 
 
 def _betas_of(names: list[str]) -> str:
-    """What is not tuned, said."""
+    """A sentence about what is not tuned; empty where that is nothing."""
     told = [f"{name} {_BETAS_OF[name]}" for name in names if name in _BETAS_OF]
     return f"Betas are the customary ones ({', '.join(told)})." if told else ""
 

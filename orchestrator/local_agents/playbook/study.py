@@ -42,7 +42,7 @@ class Study:
 
     @property
     def arm_names(self) -> str:
-        """The arms in words."""
+        """The names of the arms, as in a sentence."""
         names = [arm.name for arm in self.arms]
         return ", ".join(names[:-1]) + f" and {names[-1]}"
 

@@ -1,31 +1,24 @@
-"""Hostile text and numbers of any shape, made fit for a page. Escaping is the templates' work; this is about the rest."""
+"""Texts, numbers and times of any shape, as people read them. Escaping is a template's work; this is about the rest."""
 
 import math
-import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
+from policies.text import harmless, one_line
+from policies.units import format_size
+
 _MAX_TEXT = 200_000
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def plain(value: Any, limit: int = _MAX_TEXT) -> str:
-    """Text of at most `limit` characters in which control and format characters are visible escapes.
-
-    Line feeds and tabs stay; a carriage return becomes a line feed. So no text can change the direction of what is
-    written around it, or hide a part of itself.
-    """
-    text = value if isinstance(value, str) else "" if value is None else _said(value)
-    cut = len(text) > limit
-    text = text[:limit].replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii() or not text.isprintable():
-        text = "".join(one if _shown(one) else _visible(one) for one in text)
-    return f"{text}…" if cut else text
+    """Harmless text of a value's first `limit` characters, with a sign where it has more; "" for None."""
+    text = _said(value)
+    return f"{harmless(text[:limit])}{'…' if len(text) > limit else ''}"
 
 
 def line(value: Any, limit: int = 300) -> str:
-    """The same on one line."""
-    return plain(" ".join(plain(value, 4 * limit).split()), limit)
+    """The same on one line of at most `limit` characters."""
+    return one_line(_said(value)[: 4 * limit], limit)
 
 
 def number(value: Any) -> float | None:
@@ -45,14 +38,9 @@ def digits(value: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """Bytes, in the unit that fits."""
+    """Bytes, in the unit that fits; – for none."""
     found = number(value)
-    if found is None:
-        return "–"
-    unit = 0
-    while abs(found) >= 1024 and unit < len(_UNITS) - 1:
-        found, unit = found / 1024, unit + 1
-    return f"{found:.0f} {_UNITS[unit]}" if unit == 0 else f"{found:.4g} {_UNITS[unit]}"
+    return "–" if found is None else format_size(found)
 
 
 def seconds(value: Any) -> str:
@@ -85,16 +73,9 @@ def day(value: Any) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, str) or value is None:
+        return value or ""
     try:
         return str(value)
     except (RecursionError, ValueError):
         return "?"
-
-
-def _shown(character: str) -> bool:
-    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
