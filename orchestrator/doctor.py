@@ -92,7 +92,7 @@ def _gvisor() -> Finding:
     backends = [f"{one.name}" for one in every_backend(state_dir(), cache_dir()) if one.runtime.startswith("runsc")]
     if not backends:
         return Finding("gVisor", "missing", "runsc is installed, and no backend can use it", "run as root")
-    return Finding("gVisor", "ok", f"runsc, on {' and '.join(backends)} (--runtime runsc, or --policy gvisor)")
+    return Finding("gVisor", "ok", f"runsc, on {' and '.join(backends)} (--policy gvisor)")
 
 
 def _oci() -> Finding:

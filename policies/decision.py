@@ -195,13 +195,15 @@ def _judge_backend(terms: Policy, capabilities: Capabilities) -> list[Rule]:
     where = f"{capabilities.backend} with {capabilities.runtime}"
     rules = []
     if terms.isolation == "gvisor" and capabilities.isolation != "gvisor":
-        reason = f"policy {terms.name} requires gVisor, and {where} is not (--runtime runsc)"
+        reason = f"policy {terms.name} requires gVisor, and {where} is not that (--runtime runsc)"
         rules.append(_deny("isolation.gvisor", "isolation", None, reason))
     for name in (*Limits.model_fields, "network"):
         if name in _GPU_LIMITS or name in capabilities.enforces:
             continue
         why = f"{where} cannot enforce {name}: {capabilities.missing.get(name, 'not supported')}"
         if terms.enforcement == "strict" or name == "network":
+            if capabilities.isolation == "gvisor" and name != "network":
+                why += "; policy gvisor has the host watch it instead"
             rules.append(_deny(f"capability.{name}", name, None, why))
         else:
             limit = getattr(terms.limits, name)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from policies.model import Ceiling, Dependencies, Limits, Network, PartialLimits, Policy, load_ceiling
+from policies.model import Ceiling, Dependencies, Limits, Network, PartialLimits, Policy, RunsCeiling, load_ceiling
 
 BOX_CEILING = Path("/etc/labsandbox/ceiling.yaml")
 
@@ -33,7 +33,7 @@ def terms_here(policy: Policy, ceilings: Iterable[Ceiling]) -> Policy:
 
 def lowered(policy: Policy, ceiling: Ceiling) -> Policy:
     """`policy` as this ceiling lets it hold: each of its terms the stricter of the two."""
-    changes: dict[str, object] = {"limits": stricter(policy.limits, ceiling.limits)}
+    changes: dict[str, object] = {"limits": _within(stricter(policy.limits, ceiling.limits), ceiling.runs)}
     if ceiling.isolation == "gvisor":
         changes["isolation"] = "gvisor"
     if ceiling.enforcement == "strict":
@@ -45,6 +45,16 @@ def lowered(policy: Policy, ceiling: Ceiling) -> Policy:
     if ceiling.dependencies is not None:
         changes["dependencies"] = _fewer(policy.dependencies, ceiling.dependencies)
     return policy.model_copy(update=changes)
+
+
+def _within(limits: Limits, all_runs: RunsCeiling | None) -> Limits:
+    """`limits` of one run, no larger than what all runs together may have."""
+    if all_runs is None:
+        return limits
+    bounds = {"cpus": all_runs.cores, "memory": all_runs.memory}
+    return limits.model_copy(
+        update={name: min(getattr(limits, name), bound) for name, bound in bounds.items() if bound is not None}
+    )
 
 
 def _narrower(network: Network, bound: Network) -> Network:

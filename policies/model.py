@@ -249,22 +249,39 @@ def built_in_policies() -> list[str]:
 
 
 def load_policy(name_or_file: str) -> Policy:
-    """The built-in policy of that name, or the one in that YAML file. Raises PolicyError."""
+    """The built-in policy of that name, or the one in that YAML file, in which whatever is not said is as in `default`.
+
+    Raises PolicyError.
+    """
     if name_or_file in built_in_policies():
-        return _read(_BUILT_IN / f"{name_or_file}.yaml", Policy)
+        return _checked(Policy, _read(_BUILT_IN / f"{name_or_file}.yaml"), _BUILT_IN / f"{name_or_file}.yaml")
     path = Path(name_or_file)
     if path.suffix not in {".yaml", ".yml"} and not path.exists():
         known = ", ".join(built_in_policies())
         raise PolicyError(f"unknown policy {name_or_file!r}: give a YAML file or one of {known}")
-    return _read(path, Policy)
+    policy = _checked(Policy, _completed(_read(path), path), path)
+    if policy.name in built_in_policies() and policy.sha256 != load_policy(policy.name).sha256:
+        raise PolicyError(f"policy {path}: name: {policy.name!r} is another policy's, which labsandbox brings along")
+    return policy
 
 
 def load_ceiling(path: Path) -> Ceiling:
     """The box's ceiling from a YAML file. Raises PolicyError."""
-    return _read(path, Ceiling)
+    return _checked(Ceiling, _read(path), path)
 
 
-def _read(path: Path, model: type[_Model]) -> _Model:
+def _completed(given: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A policy's file with what it leaves out, as `default` has it."""
+    default = _read(_BUILT_IN / "default.yaml")
+    whole = {**default, "name": re.sub("[^a-z0-9_-]", "-", path.stem.lower()), "description": "", **given}
+    for part in ("limits", "gpu", "warm"):
+        if isinstance(given.get(part), dict):
+            whole[part] = {**default[part], **given[part]}
+    return whole
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the YAML file holds. Raises PolicyError."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_POLICY_FILE + 1)
@@ -273,13 +290,19 @@ def _read(path: Path, model: type[_Model]) -> _Model:
     if len(raw) > _MAX_POLICY_FILE:
         raise PolicyError(f"policy {path} is larger than {_MAX_POLICY_FILE} bytes")
     try:
-        return model.model_validate(yaml.load(raw, _LOADER))
+        found = yaml.load(raw, _LOADER)
     except (yaml.YAMLError, RecursionError) as error:
         raise PolicyError(f"policy {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise PolicyError(f"policy {path}: not one `name: value` a line")
+    return found
+
+
+def _checked(model: type[_Model], given: dict[str, Any], path: Path) -> _Model:
+    try:
+        return model.model_validate(given)
     except ValidationError as error:
-        # What is there and wrong comes first: it is likelier the reader's mistake than what is missing.
-        found = sorted(error.errors(), key=lambda item: item["type"] == "missing")
-        problems = "; ".join(_problem(item["loc"], item["msg"]) for item in found[:5])
+        problems = "; ".join(_problem(item["loc"], item["msg"]) for item in error.errors()[:5])
         raise PolicyError(f"policy {path}: {problems}") from None
 
 

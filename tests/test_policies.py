@@ -12,6 +12,7 @@ from policies.merge import box_ceilings, stricter
 from policies.model import Ceiling, Limits, PartialLimits, PolicyError, built_in_policies, load_policy
 from policies.text import cell, for_drawing, harmless, one_line
 from policies.units import format_bytes, format_limit, format_seconds, format_size, parse_bytes, parse_seconds
+from tests.test_cli import labsandbox
 
 EVERYTHING = Capabilities(backend="test", runtime="test", enforces=frozenset({*Limits.model_fields, "network"}))
 
@@ -60,13 +61,46 @@ def test_a_policy_file_with_a_wrong_unit_or_key_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "a: [", "&a [*a]", "name: x", "!!python/object:os.system {}"])
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "&a [*a]", "name: X", "!!python/object:os.system {}"])
 def test_a_file_that_is_no_policy_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(PolicyError) as refused:
         load_policy(str(path))
     assert "\n" not in str(refused.value)
+
+
+def test_what_a_policys_file_leaves_out_is_as_in_default(tmp_path: Path) -> None:
+    path = tmp_path / "Mine 2.yaml"
+    path.write_text("enforcement: best-effort\nlimits: {wall: 10s}\nwarm: {count: 0}\n")
+    mine, default = load_policy(str(path)), load_policy("default")
+    changed = {"name": "mine-2", "description": "", "enforcement": "best-effort"}
+    changed |= {"limits": default.limits.model_copy(update={"wall": 10.0})}
+    changed |= {"warm": default.warm.model_copy(update={"count": 0})}
+    assert mine == default.model_copy(update=changed)
+
+
+def test_no_file_passes_for_a_policy_that_labsandbox_brings_along(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("name: default\nlimits: {wall: 10m}\n")
+    with pytest.raises(PolicyError, match="another policy's"):
+        load_policy(str(path))
+    path.write_text("name: default\ndescription: " + load_policy("default").description)
+    assert load_policy(str(path)).sha256 == load_policy("default").sha256
+
+
+@pytest.mark.parametrize("name", built_in_policies())
+def test_what_policy_show_prints_can_be_used_as_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "shown.yaml"
+    path.write_text(labsandbox("policy", "show", name).stdout)
+    assert load_policy(str(path)) == load_policy(name)
+
+
+def test_one_run_gets_no_more_than_all_runs_may_have_together() -> None:
+    ceiling = Ceiling.model_validate({"runs": {"cores": 1, "memory": "1GiB"}})
+    limits = decide(Request(), load_policy("default"), EVERYTHING, [ceiling]).limits
+    assert (limits.cpus, limits.memory) == (1.0, 1 << 30)
+    assert not decide(Request(limits=PartialLimits(cpus=2)), load_policy("default"), EVERYTHING, [ceiling]).allow
 
 
 def test_an_unknown_policy_is_answered_with_the_known_names() -> None:

@@ -38,7 +38,7 @@ def show_policy(
     if as_json:
         print_json({**shown, "sha256": policy.sha256})
         return
-    console().print(yaml.safe_dump(shown, sort_keys=False).rstrip())
+    console().print(yaml.safe_dump(shown, sort_keys=False, width=1000).rstrip(), soft_wrap=True)
     console().print(f"# sha256 of the policy itself: {policy.sha256}", soft_wrap=True)
     if here != policy:
         console().print("# some terms are tightened by this box's ceiling")
