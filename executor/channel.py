@@ -96,7 +96,7 @@ class FrameReader:
             while len(self._buffer) - start >= _HEADER.size:
                 kind, length = _HEADER.unpack_from(self._buffer, start)
                 if kind[0] not in _KINDS or length > MAX_FRAME:
-                    raise ChannelError("the container sent something that is no frame")
+                    raise ChannelError("the container sent something that is not a frame")
                 end = start + _HEADER.size + length
                 if len(self._buffer) < end:
                     return

@@ -140,6 +140,7 @@ class Conversation:
             self._listen(tick, every)
         except ChannelError as error:
             if self._over is None:
+                self.report.run_s = self.report.run_s or time.monotonic() - self._started
                 raise
             self.abandon_artifact()
             self.report.skipped.append(f"collecting the artifacts broke off: {error}")
@@ -305,7 +306,7 @@ class Conversation:
         ended = said.get("ended")
         # It ends once: a second end would start the clock of collecting anew.
         if self._over is not None or not isinstance(ended, str) or ended not in _ENDS:
-            raise ChannelError("the container's word on the experiment's end is malformed")
+            raise ChannelError("the container's report of the experiment's end is malformed")
         now = time.monotonic()
         if self._stopping is None:
             report.run_s = min(_number(said.get("run_s")), now - self._started)
@@ -356,9 +357,9 @@ def _json(payload: bytes) -> dict[str, Any]:
     try:
         data = json.loads(payload)
     except (ValueError, RecursionError):
-        raise ChannelError("the container sent a frame that is no JSON") from None
+        raise ChannelError("the container sent a frame that is not JSON") from None
     if not isinstance(data, dict):
-        raise ChannelError("the container sent a frame that is no JSON object")
+        raise ChannelError("the container sent a frame that is not a JSON object")
     return data
 
 

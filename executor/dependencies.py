@@ -144,7 +144,7 @@ def _check_pins(pins: str) -> None:
     """
     for line in pins.splitlines():
         if not _PIN.fullmatch(line.strip()):
-            raise PackagesUnavailable(f"the resolver answered with what is no pinned version: {ascii(line)[:100]}")
+            raise PackagesUnavailable(f"the resolver answered with something other than a pinned version: {ascii(line)[:100]}")
 
 
 def _uv() -> str:
@@ -192,12 +192,12 @@ def _listed(folder: Path) -> Wheels:
     lock, unpacked = [], 0
     for path in files:
         if not _WHEEL.fullmatch(path.name):
-            raise PackagesUnavailable(f"{ascii(path.name)[:100]} is no name for a wheel")
+            raise PackagesUnavailable(f"{ascii(path.name)[:100]} is not a wheel's name")
         try:
             with zipfile.ZipFile(path) as wheel:
                 entries = wheel.infolist()
         except (zipfile.BadZipFile, OSError) as error:
-            raise PackagesUnavailable(f"{path.name} is no wheel: {error}") from None
+            raise PackagesUnavailable(f"{path.name} is not a wheel: {error}") from None
         if len(entries) > _MAX_ENTRIES:
             raise PackagesUnavailable(f"{path.name} holds {len(entries)} files")
         unpacked += sum(-(-entry.file_size // _PAGE) * _PAGE + _PAGE for entry in entries)

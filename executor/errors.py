@@ -3,7 +3,7 @@
     ExecutorError
     ├── RequestDenied           the policy says no: nothing was started
     ├── SandboxUnavailable      no backend, image, runtime or device: nothing was started
-    ├── PackagesUnavailable     the packages that the experiment wants cannot be had: nothing was started
+    ├── PackagesUnavailable     the packages that the experiment wants are not available: nothing was started
     └── InfrastructureError     something broke under a run: the container died, the engine went, the channel is torn
 
 What the experiment itself does wrong is no exception: it is an `Outcome`.

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import itertools
+import json
 import os
 import secrets
 import time
@@ -211,8 +213,17 @@ class Executor:
         finally:
             if run.warm is not None:
                 run.warm.destroy()
+        if run.report.ended == "container_gone" and self._was_killed(run):
+            run.report.ended, run.report.problem = "cancelled", "ended from outside, by labsandbox kill"
+            run.failure = None
         out_of_pids = run.capabilities.isolation == "gvisor" and run.pids_refused > 0
         return self._close(run, *judge(run.report, run.oom, out_of_pids, run.failure, run.decision.limits))
+
+    def _was_killed(self, run: Run) -> bool:
+        """Whether somebody put on record that they were going to end this run."""
+        since = itertools.islice(self._audit.lines(), run.first_record, None)
+        records = (json.loads(line) for line in since if run.id.encode() in line)
+        return any(record["event"] == "kill" and record["execution"] == run.id for record in records)
 
     def _kind(
         self, experiment: Experiment, policy: Policy, decision: Decision, capabilities: Capabilities

@@ -335,7 +335,7 @@ class Leases:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
-                    raise InfrastructureError(f"{path} is no plain file: as root, remove it")
+                    raise InfrastructureError(f"{path} is not a plain file: as root, remove it")
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_still(file, path):
                     return file

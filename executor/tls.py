@@ -91,7 +91,7 @@ def _extensions(hello: bytes) -> list[tuple[int, bytes]]:
     while at < end:
         kind, length = struct.unpack_from(">HH", hello, at)
         if at + 4 + length > end:
-            raise HelloError("the ClientHello's extensions make no sense")
+            raise HelloError("the ClientHello's extensions are malformed")
         found.append((kind, hello[at + 4 : at + 4 + length]))
         at += 4 + length
     return found

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +50,28 @@ def running() -> list[Running]:
     return every
 
 
-def waiting() -> frozenset[str]:
-    """Execution ids of this user's containers that were made ahead and that no run has taken."""
-    events: dict[str, set[str]] = {"warm": set(), "start": set()}
+@dataclass
+class Noted:
+    """What this user's audit log has of a container."""
+
+    waiting: bool = False
+    """It was made ahead, and no run has taken it."""
+    sprint: str | None = None
+    since: str | None = None
+    """When its run began, or when it was made ahead."""
+
+
+def noted() -> dict[str, Noted]:
+    """By execution id."""
+    found: defaultdict[str, Noted] = defaultdict(Noted)
     for record in AuditLog(audit_path()).records():
-        if (event := str(record.get("event"))) in events:
-            events[event].add(str(record.get("execution")))
-    return frozenset(events["warm"] - events["start"])
+        if record.get("event") not in ("warm", "decision", "start"):
+            continue
+        note = found[str(record.get("execution"))]
+        note.waiting = record["event"] == "warm"
+        note.sprint = str(record["sprint"]) if record.get("sprint") else note.sprint
+        note.since = str(record.get("time"))
+    return dict(found)
 
 
 def queue() -> str:

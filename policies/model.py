@@ -104,7 +104,7 @@ def _destination(text: str) -> str:
         address = ipaddress.ip_address(bare)
     except ValueError:
         if not re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", host) or len(host) > 253:
-            raise ValueError(f"{host!r} is no host name (wildcards are not taken: list narrow hosts)") from None
+            raise ValueError(f"{host!r} is not a host name (wildcards are not taken: list narrow hosts)") from None
         return f"{host}:{int(port)}"
     return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
 

@@ -43,7 +43,7 @@ def users_environment(folder: Path) -> Environment:
     """
     path = folder.expanduser().absolute()
     if not (path / "bin/python3").exists():
-        raise BuildError(f"{path} is no Python environment: it has no bin/python3")
+        raise BuildError(f"{path} is not a Python environment: it has no bin/python3")
     base = path
     with contextlib.suppress(OSError):
         for line in (path / "pyvenv.cfg").read_text().splitlines():

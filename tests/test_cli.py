@@ -240,7 +240,7 @@ def test_a_sink_that_looks_hands_everything_on() -> None:
     assert shown.getvalue() == "outerr" and heard == [("loss", 2, 3.0)] and watching.last == {"loss": 3.0}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_the_container_keeps_what_came_and_is_status_130(
     here: Path, own_state: Path, how: signal.Signals
 ) -> None:

@@ -4,6 +4,7 @@ Real kills, a real engine stopped and started, a real full disk, two real users.
 """
 
 import fcntl
+import getpass
 import json
 import os
 import shutil
@@ -340,12 +341,14 @@ def test_ps_shows_what_runs_and_kill_ends_it(kind: str, own_state: Path, cpu_ima
         pass
     (row,) = [row for row in json.loads(command("ps", "--json").stdout) if row["pid"] == process.pid]
     assert (row["backend"], row["running"], row["abandoned"], row["uid"]) == (kind, True, False, os.getuid())
+    assert (row["user"], row["sprint"]) == (getpass.getuser(), None) and row["since"] is not None
     assert row["execution"] in command("ps").stdout
     killed = command("kill", row["execution"][:10])
     assert (killed.returncode, killed.stdout) == (0, f"ended {row['execution']}\n")
     execution = json.loads(process.stdout.read())
-    assert process.wait(20) == 4
-    assert execution["outcome"] == "infrastructure"
+    assert process.wait(20) == 130
+    assert (execution["outcome"], execution["message"]) == ("cancelled", "ended from outside, by labsandbox kill")
+    assert execution["timings"]["run_s"] > 0
     events = [record["event"] for record in AuditLog(own_state / "audit.jsonl").records()]
     assert events == ["decision", "start", "kill", "end"]
     assert row["execution"] not in command("ps").stdout

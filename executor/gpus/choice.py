@@ -19,7 +19,7 @@ class Wanted:
     memory: int | None = None
     """Bytes that each must have at least; None: any will do."""
     share: int | None = None
-    """Bytes that it takes of a device which others may be on, each with his share; None: it wants all for itself."""
+    """Bytes that it takes of a device which others may be on, each with a share of its own; None: it wants all for itself."""
     busy: int = 0
     """Bytes held by processes that nobody lent the device to, above which it is passed over."""
     whole: bool = False
@@ -42,7 +42,7 @@ class Load:
     outsiders: int = 0
     """Bytes held by processes that are no lease's; they are not ours to end."""
     exclusive: bool = False
-    """Somebody has it for himself."""
+    """Somebody else's lease has all of it."""
     shares: tuple[int, ...] = ()
     """Bytes that leases which share it may take."""
     problem: str = ""
@@ -85,7 +85,7 @@ def never(machine: Machine, wanted: Wanted) -> str | None:
     largest = max(device.memory for device in there)
     held = f"this machine has {len(there)}, the largest of {largest / (1 << 30):.1f} GiB"
     slices = ", and these must be whole GPUs" if any(d.parent for d in there) else ""
-    return "; ".join([f"{wanted.count}{size} cannot be had: {held}{slices}", *broken])
+    return "; ".join([f"{wanted.count}{size} not available: {held}{slices}", *broken])
 
 
 def why_not(device: Device, load: Load, wanted: Wanted) -> str | None:

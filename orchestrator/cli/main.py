@@ -122,7 +122,9 @@ def main() -> None:
     """Runs the command line and exits."""
     gc.disable()  # what is loaded until a command begins stays: looking for garbage in it takes a third of the time
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # there are none, and looking for them takes 20 ms
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end: clean up as after Ctrl-C
+    for asked in (signal.SIGTERM, signal.SIGHUP):  # to end, or the terminal is gone: clean up as after Ctrl-C
+        if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup
+            signal.signal(asked, signal.default_int_handler)
     tolerate_any_encoding()
     try:
         status = app(standalone_mode=False)

@@ -5,30 +5,36 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
+from executor.gpus.survey import user_name
 from orchestrator import upkeep
 from orchestrator.cli import options
 from orchestrator.cli.terminal import console, print_json
+from results.readable import moment, seconds
 
 
 def ps(as_json: options.Json = False) -> None:
-    """List labsandbox's containers on this machine."""
+    """List labsandbox's containers on this machine. One that is abandoned has no process any more that waits for it."""
     found = upkeep.running()
-    waiting = upkeep.waiting() if found else frozenset()
-    rows = [
-        {
+    noted = upkeep.noted() if found else {}
+    rows = []
+    for one in found:
+        note = noted.get(one.found.execution_id, upkeep.Noted())
+        row = {
             "execution": one.found.execution_id,
             "backend": one.backend.name,
             "running": one.found.running,
-            "waiting": one.found.execution_id in waiting,
+            "waiting": note.waiting,
             "uid": one.found.owner.uid,
+            "user": user_name(one.found.owner.uid),
             "pid": one.found.owner.pid,
+            "sprint": note.sprint,
+            "since": note.since,
             "abandoned": one.found.owner.abandoned(),
             "seconds_left": round(one.found.owner.deadline - time.time()),
         }
-        for one in found
-    ]
+        rows.append(row)
     if as_json:
         print_json(rows)
         return
@@ -37,12 +43,15 @@ def ps(as_json: options.Json = False) -> None:
     if not rows:
         console().print("nothing is running")
         return
-    table = Table("execution", "backend", "state", "owner", "at most")
+    table = Table(Column("execution", no_wrap=True), "backend", "state", "owner", "sprint", "for", "at most")
     for row in rows:
-        alive = "waiting" if row["waiting"] else "running"
-        state = "abandoned" if row["abandoned"] else alive if row["running"] else "made"
-        owner = f"uid {row['uid']}, pid {row['pid']}"
-        table.add_row(str(row["execution"]), str(row["backend"]), state, owner, f"{row['seconds_left']} s more")
+        alive = "made ahead" if row["waiting"] else "running"
+        state = "abandoned" if row["abandoned"] else alive if row["running"] else "not started"
+        owner = f"{row['user']}, pid {row['pid']}"
+        began = moment(row["since"])
+        age = seconds(time.time() - began.timestamp()) if began else "–"
+        left = f"{seconds(row['seconds_left'])} more"
+        table.add_row(str(row["execution"]), str(row["backend"]), state, owner, str(row["sprint"] or "–"), age, left)
     console().print(table)
 
 

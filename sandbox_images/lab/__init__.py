@@ -1,7 +1,7 @@
 """lab: what an experiment inside the sandbox needs to be a good one.
 
     lab.log(step=10, loss=0.5)               one metric record
-    lab.params(lr=("log", "params", 1e-5, 1e-1), ...)  hyperparameters that `labsandbox sweep` searches; the middle elsewhere
+    lab.params(lr=("log", 1e-5, 1e-1), ...)  hyperparameters that `labsandbox sweep` searches; the middle elsewhere
     lab.compare(train, arms, seeds, ...)     paired runs of every arm under every seed
     lab.text(), lab.digits()                 real data that is there without a network
     lab.time_left(), lab.fit_steps(...)      sizes that keep to the time limit

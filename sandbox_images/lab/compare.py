@@ -143,7 +143,7 @@ class _Study:
         except OutOfTime:
             self.longest[arm] = max(self.longest.get(arm, 0.0), time.monotonic() - began)
             return self.skip(arm, seed, phase, config, time.monotonic() - began)
-        except (Exception, SystemExit) as failure:  # who quits early has failed: he does not end the study
+        except (Exception, SystemExit) as failure:  # a training that quits early has failed, and does not end the study
             values, status = {}, "failed"
             error = traceback.format_exception_only(type(failure), failure)[-1].strip()[:500]
             error = error.encode("utf-8", "replace").decode()

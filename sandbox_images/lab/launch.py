@@ -115,7 +115,7 @@ def _wait(folder, ranks):
 
 
 def _failure(folder, failed, statuses):
-    """Whose fault it was: of several, his who failed first, and one without a word rather than one that missed him."""
+    """Whose fault it was: of several, the first to fail; one that died without a word before one that waited for it in vain."""
     said = {rank: folder / ("error.%d" % rank) for rank in range(len(statuses))}
     told = sorted((path.stat().st_mtime_ns, rank) for rank, path in said.items() if path.exists())
     silent = [rank for rank in failed if not said[rank].exists()]

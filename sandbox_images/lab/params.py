@@ -15,7 +15,7 @@ class Chosen(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError("%s is none of the parameters: %s" % (name, ", ".join(self))) from None
+            raise AttributeError("%s is not a parameter; there are %s" % (name, ", ".join(self))) from None
 
 
 def params(**space):
