@@ -144,7 +144,9 @@ def _check_pins(pins: str) -> None:
     """
     for line in pins.splitlines():
         if not _PIN.fullmatch(line.strip()):
-            raise PackagesUnavailable(f"the resolver answered with something other than a pinned version: {ascii(line)[:100]}")
+            raise PackagesUnavailable(
+                f"the resolver answered with something other than a pinned version: {ascii(line)[:100]}"
+            )
 
 
 def _uv() -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from policies.state import state_dir
+from policies.state import runtime_dir
 
 PREFIX = "labsandbox."
 
@@ -108,7 +108,7 @@ def adopted(name: str) -> bool:
 
 
 def _adoptions() -> Path:
-    return state_dir() / "adopted"
+    return runtime_dir() / "adopted"  # whatever their state folders, all sweep the same engine
 
 
 def alive(pid: int, started: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.agents.answers import clean_line, json_object
 from orchestrator.errors import UsageProblem
-from orchestrator.goal import check_goal
+from orchestrator.goal import check_goal, same_goal
 from results.store import Store, StoreError
 
 _MAX_GOAL = 500
@@ -26,8 +26,11 @@ class Advice:
     """The sprint that took it up."""
 
 
-def recommendation_of(analysis: str) -> dict[str, str] | None:
-    """The next goal and why, out of a validator's answer: its last lines "Next goal: …" and "Why: …", or JSON."""
+def recommendation_of(analysis: str, asked: str = "") -> dict[str, str] | None:
+    """The next goal and why, out of a validator's answer: its last lines "Next goal: …" and "Why: …", or JSON.
+
+    None where there is none, and where it is the goal that was `asked`.
+    """
     found = json_object(analysis) or {}
     goal, why = found.get("next_goal") or found.get("nextGoal"), found.get("why")
     if not isinstance(goal, str):
@@ -37,6 +40,8 @@ def recommendation_of(analysis: str) -> dict[str, str] | None:
     # A goal has no control characters (check_goal), so they are left out here and not made visible.
     words = "".join(character if character.isprintable() else " " for character in goal)
     goal = clean_line(words.strip().strip('"*_`“”'), _MAX_GOAL)
+    if asked and same_goal(goal, asked):
+        return None
     try:
         return {"goal": check_goal(goal), "why": clean_line(why or "", 1000).strip('"*_`“”')}
     except UsageProblem:
@@ -72,6 +77,8 @@ def _recommendation(summary: dict[str, Any]) -> tuple[str, str] | None:
     """Older summaries lack it, and anybody may have edited one."""
     try:
         said = summary["phases"]["validation"]["recommendation"]
+        if same_goal(said["goal"], str(summary.get("goal"))):
+            return None
         return clean_line(said["goal"], 10_000), clean_line(said.get("why") or "", 1000)
     except (KeyError, TypeError, AttributeError):
         return None

@@ -42,3 +42,9 @@ def repeating(
 def _goal_and_options(goal: str, options: Sequence[str]) -> list[str]:
     """A goal that looks like an option comes last, where it cannot be taken for one."""
     return [*options, "--", goal] if goal.startswith("-") else [goal, *options]
+
+
+def resuming(run: str, results: Path) -> str:
+    """The command that carries on with a sprint or a sweep that broke off."""
+    words = ["sweep", "--resume", run] if run.startswith("sweep_") else ["resume", run]
+    return shlex.join(["labsandbox", *words, *([] if results == Path("results") else ["--results", str(results)])])

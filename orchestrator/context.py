@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from executor.experiment import Execution, Experiment, Sink
 from orchestrator.agents.answers import Code
 from orchestrator.agents.client import LumenbridgeClient
-from orchestrator.agents.errors import AgentError
+from orchestrator.agents.errors import AgentError, AgentRefused
 from orchestrator.background import in_background
 from orchestrator.journal import Journal
 from results.store import RunFolder
@@ -71,7 +71,7 @@ class Context:
         self.journal = journal
         self.terms = terms
         self.progress = progress
-        self.agents_url = client.base_url
+        self.agents = client.name
 
     def ask(self, step: str, agent: str, prompt: str, deadline: float) -> str:
         """What an agent says. Raises AgentError, again when the sprint is resumed."""
@@ -98,7 +98,27 @@ class Context:
             (agent, in_background(self.ask, step, agent, prompt, deadline))
             for step, (agent, prompt) in questions.items()
         ]
-        return [self.heard(agent, answer.result) for agent, answer in asked]
+        refused: list[str] = []
+        found = [self._heard_or_refused(agent, answer.result, refused) for agent, answer in asked]
+        if len(refused) == len(found) > 1 and len({text.partition(": ")[2] for text in refused}) == 1:
+            self.progress.note("nobody in the team can answer this goal")  # why is the code's to say, once
+        else:
+            for text in refused:
+                self.progress.note(text)
+        return found
+
+    def _heard_or_refused(self, agent: str, ask: Callable[[], str], refused: list[str]) -> tuple[str, str]:
+        """As `heard`; what is refused is told later, in case that all say the same."""
+        try:
+            text = ask()
+        except AgentRefused as error:
+            refused.append(str(error))
+            return "", str(error)
+        except AgentError as error:
+            self.progress.note(str(error))
+            return "", str(error)
+        self.progress.said(agent, text)
+        return text, ""
 
     def _record(self, call: dict[str, Any]) -> None:
         self.folder.append_json(CALLS, call)

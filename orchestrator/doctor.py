@@ -20,7 +20,7 @@ from policies.audit_check import verify
 from policies.decision import Capabilities
 from policies.merge import BOX_CEILING, box_ceilings
 from policies.model import PolicyError
-from policies.state import audit_path, cache_dir, lock_dir, state_dir
+from policies.state import audit_path, cache_dir, lock_dir, state_dir, state_problem
 from sandbox_images.environment import built_environments
 from sandbox_images.images import image_reference
 
@@ -137,9 +137,15 @@ def _backend_finding(capabilities: Capabilities, detail: str) -> Finding:
 
 
 def _own_files() -> Iterator[Finding]:
+    problem = state_problem(state_dir())
+    if problem:
+        remedy = "make it writable, or name another with LABSANDBOX_STATE_DIR: no run starts until then"
+        yield Finding("state folder", "broken", f"{state_dir()} cannot be written: {problem}", remedy)
     try:
         found = verify(audit_path())
-        if found.ok:
+        if problem and not found.records:
+            pass  # there is no log to speak of
+        elif found.ok:
             yield Finding("audit log", "ok", f"{found.records} records in {audit_path()}, as signed")
         else:
             remedy = "labsandbox audit verify; keep the files, move them aside, and ask who wrote to them"

@@ -16,3 +16,12 @@ def check_goal(goal: str) -> str:
     if any(not character.isprintable() for character in line):
         raise UsageProblem("the goal contains control characters")
     return line
+
+
+def same_goal(one: str, other: str) -> bool:
+    """Whether they ask the same in the same words, however these are spaced, written large or ended."""
+    return _words(one) == _words(other)
+
+
+def _words(goal: str) -> str:
+    return " ".join(goal.split()).rstrip(".!? ").casefold()

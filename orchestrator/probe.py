@@ -31,7 +31,8 @@ def attack(name: BackendChoice, runtime: str | None, progress: Progress) -> Iter
         if name in ("auto", backend.name) and runtime in (None, backend.runtime) and _ready(backend)
     ]
     if not chosen:
-        raise SandboxUnavailable("there is no such backend to attack (labsandbox doctor says what is missing)")
+        what = "runtime" if runtime is not None else "backend"
+        raise SandboxUnavailable(f"there is no such {what} to attack (labsandbox doctor says what is missing)")
     for backend in chosen:
         progress(f"attacking {backend.name} with {backend.runtime}")
         isolation = backend.capabilities().isolation

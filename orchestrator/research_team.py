@@ -7,12 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from executor.experiment import Execution, Experiment, Sink
+from executor.errors import RequestDenied
+from executor.experiment import Execution, Experiment, Outcome, Sink
 from orchestrator.agents.choice import AgentsChoice
 from orchestrator.agents.client import LumenbridgeClient
 from orchestrator.agents.connect import connect
 from orchestrator.agents.errors import AgentRefused
 from orchestrator.agents.team import Done, sandbox_facts, setup_team
+from orchestrator.command import resuming
 from orchestrator.context import Context, Progress, Silent, Terms
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
@@ -27,6 +29,7 @@ from policies.state import audit_path, memory_path, state_dir
 from results.export.live import Following, Tracking
 from results.memory import Memory, Recall
 from results.store import RunFolder, Store
+from results.summary import outcome_of
 
 
 class AIResearchTeam:
@@ -95,6 +98,8 @@ class AIResearchTeam:
         """
         store = Store(self._results)
         folder = store.existing(sprint)
+        if folder.id.startswith("sweep_"):
+            raise UsageProblem(f"{folder.id} is a sweep: {resuming(folder.id, self._results)} carries on with it")
         if not (folder.path / EVENTS).exists():
             raise UsageProblem(f"{folder.id} has no journal: it cannot be resumed")
         journal = Journal(folder.path / EVENTS)
@@ -147,19 +152,19 @@ class AIResearchTeam:
                 sprint = self._sprint(connected.client, lab, terms, spec, folder, journal, told)
                 try:
                     summary = sprint.run(spec.goal)
-                except AgentRefused:
+                except (AgentRefused, RequestDenied):
                     raise  # it would be refused again
                 except BaseException:
                     self._hint(folder)
                     raise
                 told.conclude(summary)
-                if not journal.done("end"):
+                if not journal.done("end") and outcome_of(summary) != Outcome.DENIED:
                     self._hint(folder)
         self.sprint_log.append(summary)
         return summary
 
     def _hint(self, folder: RunFolder) -> None:
-        self._progress.note(f"not finished: labsandbox resume {folder.id} carries on from here")
+        self._progress.note(f"not finished: {resuming(folder.id, self._results)} carries on from here")
 
     def _set_up(self, client: LumenbridgeClient) -> None:
         for name, done in setup_team(client).items():

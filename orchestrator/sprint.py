@@ -103,7 +103,7 @@ class Sprint:
         return self._summary
 
     def _begun(self) -> dict[str, Any]:
-        agents, budgets = self._context.agents_url, vars(self._budgets)
+        agents, budgets = self._context.agents, vars(self._budgets)
         return {"at": now(), "agents": agents, "budgets": budgets, "host": host_facts()}
 
     def _finish(self) -> str:
@@ -204,7 +204,7 @@ class Sprint:
         phase["analysis"], error = context.heard(VALIDATOR, ask)
         if error:
             phase["errors"][VALIDATOR] = error
-        phase["recommendation"] = recommendation_of(phase["analysis"])
+        phase["recommendation"] = recommendation_of(phase["analysis"], goal)
         self._end("validation", deadline)
 
     def _report(self) -> None:

@@ -32,7 +32,6 @@ MAX_RECORD = 65_535
 """Bytes of one record. Output and code are recorded by digest, so a record that is longer is a bug."""
 _UNSIGNED_SCHEMA = "labsandbox.audit/1"
 """Of logs from before there were checkpoints; such a log is adopted, and the log says so."""
-_ADVICE = "(labsandbox audit verify); keep the files, and start a new log"
 _CHUNK = 1 << 20
 _NOTE_TAIL = 4096  # more than a checkpoint's bytes
 
@@ -102,14 +101,19 @@ class AuditLog:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every whole record, oldest first. Raises AuditError where a line is no record."""
-        for number, line in enumerate(self.lines()):
+        for number, record in enumerate(self.entries()):
+            if record is None:
+                raise AuditError(f"line {number + 1} of {self.path} is no record")
+            yield record
+
+    def entries(self, end: int | None = None) -> Iterator[dict[str, Any] | None]:
+        """What each whole line up to byte `end` holds; None for a line that is no record. Raises AuditError."""
+        for line in self.lines(end):
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict):
-                raise AuditError(f"line {number + 1} of {self.path} is no record")
-            yield record
+            yield record if isinstance(record, dict) else None
 
     def lines(self, end: int | None = None) -> Iterator[bytes]:
         """Every whole line up to byte `end`, without its own end. A torn last line is left to the next writer."""
@@ -166,13 +170,15 @@ class AuditLog:
         """A key for a log that has none. It is kept last: where there is a key, there has been a signed log."""
         _cut_torn_line(descriptor)
         last = _last_record(descriptor)
+        if last is None:
+            raise self._stuck("'s last record is damaged")
         note, _ = self._last_note()
         signed = last.get("schema") != _UNSIGNED_SCHEMA if last else _size(self.hashes) or (note and note.size)
         if signed:
-            raise AuditError(f"its key is gone {_ADVICE}")
+            raise self._stuck("'s key is gone")
         tree = self._rebuilt(int(last["seq"]) + 1) if last else Frontier()
         if last and tree.size != int(last["seq"]) + 1:
-            raise AuditError(f"its last record is damaged {_ADVICE}")
+            raise self._stuck("'s last record is damaged")
         self._signer = new_signer()
         self.checkpoints.unlink(missing_ok=True)  # of somebody who died just here
         self._sign(tree)
@@ -183,18 +189,21 @@ class AuditLog:
         """Reads the end of the log, mends what a dead writer left, and records that it did. Raises AuditError."""
         mended: dict[str, Any] = {}
         if torn := _cut_torn_line(descriptor):
-            mended["torn_bytes"] = torn
+            mended |= {"torn_bytes": len(torn), "torn_sha256": hashlib.sha256(torn).hexdigest()}
         last = _last_record(descriptor)
         note, notes_bytes = self._last_note()
         if note is None:
-            raise AuditError(f"its checkpoints are gone {_ADVICE}")
-        if (int(last["seq"]) + 1 if last else 0) != note.size:
+            raise self._stuck("'s checkpoints are gone")
+        if last is None or (int(last["seq"]) + 1 if last else 0) != note.size or _count(descriptor) != note.size:
             mended |= self._cut_unsigned(descriptor, note.size)
+            last = _last_record(descriptor)
+        if last is None:
+            raise self._stuck("'s last record is damaged")
         tree = self._tree(note.size)
         if tree.root() != note.root:
             tree = self._rebuilt(note.size)
             if tree.size != note.size or tree.root() != note.root:
-                raise AuditError(f"it is not what was signed {_ADVICE}")
+                raise self._stuck(" is not what was signed")
         info = os.fstat(descriptor)
         self._inode = info.st_ino
         head = _Head(info.st_size, notes_bytes, tree)
@@ -208,8 +217,10 @@ class AuditLog:
         """Cuts off what stands after the first `signed` records; what it was, for the record of it. Raises AuditError."""
         lengths = [len(line) + 1 for line in islice(self.lines(), signed)]
         if len(lengths) < signed:
-            raise AuditError(f"it is not what was signed {_ADVICE}")
+            raise self._stuck(" is not what was signed")
         start, size, records, digest = sum(lengths), os.fstat(descriptor).st_size, 0, hashlib.sha256()
+        if start >= size:  # as many as were signed, but the last one has another number
+            raise self._stuck(" is not what was signed")
         for at in range(start, size, _CHUNK):
             part = os.pread(descriptor, min(_CHUNK, size - at), at)
             records += part.count(b"\n")
@@ -218,6 +229,9 @@ class AuditLog:
             os.truncate(self.hashes, stored_count(signed) * HASH_BYTES)
         os.ftruncate(descriptor, start)
         return {"dropped_records": records, "dropped_bytes": size - start, "dropped_sha256": digest.hexdigest()}
+
+    def _stuck(self, what: str) -> AuditError:
+        return AuditError(f"the audit log{what}, so nothing runs: see `labsandbox audit verify`; {remedy(self.path)}")
 
     def _commit(self, descriptor: int, head: _Head, events: list[Event]) -> None:
         first, tree = head.tree.size, head.tree
@@ -322,8 +336,13 @@ def _line(sequence: int, event: str, fields: dict[str, Any]) -> bytes:
     return line
 
 
-def _cut_torn_line(descriptor: int) -> int:
-    """Cuts an unfinished last line off; returns its bytes."""
+def remedy(path: Path) -> str:
+    """What somebody can do about a log that takes no more records."""
+    return f"to start a new log, move {path.with_suffix('.*')} elsewhere, and keep them"
+
+
+def _cut_torn_line(descriptor: int) -> bytes:
+    """Cuts an unfinished last line off; returns it."""
     size, torn = os.fstat(descriptor).st_size, 0
     while torn < size:
         start = max(0, size - torn - MAX_RECORD)
@@ -332,24 +351,31 @@ def _cut_torn_line(descriptor: int) -> int:
             torn += len(tail) - end - 1
             break
         torn += len(tail)
+    cut = b"".join(os.pread(descriptor, min(_CHUNK, size - at), at) for at in range(size - torn, size, _CHUNK))
     if torn:
         os.ftruncate(descriptor, size - torn)
-    return torn
+    return cut
 
 
-def _last_record(descriptor: int) -> dict[str, Any]:
-    """The last record, which has a sequence number; {} when there is none. Raises AuditError."""
+def _count(descriptor: int) -> int:
+    """How many lines there are: a copy of the last ones has the right numbers."""
+    size = os.fstat(descriptor).st_size
+    return sum(os.pread(descriptor, _CHUNK, at).count(b"\n") for at in range(0, size, _CHUNK))
+
+
+def _last_record(descriptor: int) -> dict[str, Any] | None:
+    """The last record, which has a sequence number; {} when there is none, None where the last line is no record."""
     size = os.fstat(descriptor).st_size
     tail = os.pread(descriptor, 2 * MAX_RECORD, max(0, size - 2 * MAX_RECORD))
     last = tail[:-1].rpartition(b"\n")[2]
-    if not last:
+    if not size:
         return {}
     try:
         record: dict[str, Any] = json.loads(last)
         int(record["seq"])
         return record
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        raise AuditError(f"its last record is damaged {_ADVICE}") from None
+        return None
 
 
 def _size(path: Path) -> int:

@@ -8,6 +8,7 @@ record itself as extra data.
 import base64
 import difflib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from policies.merkle import (
 )
 
 _PROOF = "c2sp.org/tlog-proof@v1"
+_UNSIGNED = "left by a writer that died, or added by somebody; the next run takes it out, and records what it was"
 _MAX_NAMED = 20
 _MAX_COMPARED = 5000  # records between the first and the last difference that are compared one by one
 
@@ -35,6 +37,9 @@ class Verification:
     """What verifying found."""
 
     records: int = 0
+    """How many records it vouches for: those that the checkpoint signs, where they are there."""
+    unsigned: int = 0
+    """How many lines stand after these: what a writer that died left, or somebody added. An unfinished one counts."""
     checkpoint: Checkpoint | None = None
     verifier: Verifier | None = None
     problems: list[str] = field(default_factory=list)
@@ -44,6 +49,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether what was signed is as it was signed; `unsigned` says whether there is more."""
         return not self.problems
 
 
@@ -54,10 +60,10 @@ def verify(path: Path, against: str | None = None, verifier: Verifier | None = N
     """
     log, found = AuditLog(path), Verification()
     if against is None and not any(one.exists() for one in (path, log.checkpoints, log.hashes, log.key)):
-        found.notes.append("there is no log yet")
+        found.notes.append("nothing to verify: there is no audit log yet")
         return found
     if against is None and not log.key.exists() and not log.checkpoints.exists() and is_unsigned(log):
-        found.records = sum(1 for _ in log.lines())
+        found.unsigned = sum(1 for _ in log.lines())
         found.notes.append("the records are from before there were checkpoints: the next one adopts and signs them")
         return found
     try:
@@ -71,7 +77,29 @@ def verify(path: Path, against: str | None = None, verifier: Verifier | None = N
     sizes = log.sizes()
     found.checkpoint = _newest(log, found, sizes)
     _compare(log, found, anchor, sizes)
+    if verifier is None and not log.key.exists():
+        intact = "" if found.problems else "; what it signed is as it was signed"
+        found.problems.append(f"the audit log's key is gone: no record can be added, and nothing runs{intact}")
     return found
+
+
+def entries(path: Path) -> tuple[int | None, Iterator[dict[str, Any] | None]]:
+    """What the log's lines hold, None for one that is no record, and how many of the first ones are signed.
+
+    Signed: a checkpoint whose signature holds covers them; None where that cannot be told. Whether they are as they were
+    signed, `verify` says. Raises AuditError.
+    """
+    log, found = AuditLog(path), Verification()
+    sizes = log.sizes()
+    lines = log.entries(sizes.records)
+    if not log.checkpoints.exists():
+        return 0 if is_unsigned(log) else None, lines
+    try:
+        found.verifier = load_verifier(log.key)
+        note = _newest(log, found, sizes)
+    except (CheckpointError, OSError):
+        return None, lines
+    return note.size if note is not None else None, lines
 
 
 def _newest(log: AuditLog, found: Verification, sizes: Sizes) -> Checkpoint | None:
@@ -80,7 +108,7 @@ def _newest(log: AuditLog, found: Verification, sizes: Sizes) -> Checkpoint | No
     data = log.checkpoints.read_bytes()[: sizes.checkpoints] if log.checkpoints.exists() else b""
     note, rest = last_note(data)
     if note is None:
-        found.problems.append("the log's checkpoints are gone")
+        found.problems.append("the audit log's checkpoints are gone: nothing says what was signed")
         return None
     if rest:
         found.notes.append("the last checkpoint is torn: a writer died, and the next one repairs it")
@@ -102,21 +130,22 @@ def _compare(log: AuditLog, found: Verification, anchor: Checkpoint | None, size
         tree.append(leaf_hash(line))
         if tree.size in wanted:
             wanted[tree.size] = tree.root()
-    found.records = tree.size
-    if log.path.exists() and not _ends_with_newline(log.path):
-        found.notes.append("the last line is torn: a writer died, and the next one repairs it")
     note = found.checkpoint
+    found.records = min(note.size, tree.size) if note is not None else 0
+    found.unsigned = tree.size - found.records
     if note is not None and wanted[note.size] != note.root:
         found.problems += list(_named(log, note, tree.size))
-    elif note is not None and tree.size > note.size:
-        found.notes.append(
-            f"records {_span(note.size, tree.size)} were never signed: a writer died, and the next one takes them out"
-        )
+    elif found.unsigned:
+        more = "1 more record after them is" if found.unsigned == 1 else f"{found.unsigned} more records after them are"
+        found.notes.append(f"{more} not signed: {_UNSIGNED}")
+    if not _ends_with_newline(log.path, sizes.records):
+        found.unsigned += 1
+        found.notes.append(f"an unfinished line after them is not signed: {_UNSIGNED}")
     if not found.problems and sizes.hashes > stored_count(tree.size) * HASH_BYTES:
         found.problems.append(f"the log was cut off after {tree.size} records: the hashes of more are there")
     if anchor is not None and wanted[anchor.size] != anchor.root:
         if tree.size < anchor.size:
-            found.problems.append(f"the log was truncated: records {_span(tree.size, anchor.size)} are missing")
+            found.problems.append(f"the log was truncated: {_missing(tree.size, anchor.size)}")
         else:
             found.problems.append(
                 f"the first {anchor.size} records are not those that the checkpoint kept elsewhere signed"
@@ -136,7 +165,7 @@ def _named(log: AuditLog, note: Checkpoint, size: int) -> Iterator[str]:
             yield f"something was done to the records {_span(low, max(earlier.size, low + 1))} or before"
             return
         low = earlier.size
-    yield f"the log is not what was signed up to record {note.size - 1}"
+    yield f"the audit log is not what was signed up to record {note.size - 1}"
 
 
 def _signed_leaves(log: AuditLog, note: Checkpoint) -> list[bytes] | None:
@@ -158,7 +187,7 @@ def _differences(signed: list[bytes], there: list[bytes]) -> Iterator[str]:
     while start < min(len(signed), len(there)) and signed[start] == there[start]:
         start += 1
     if start == len(there):
-        yield f"the log was truncated: records {_span(start, len(signed))} are missing"
+        yield f"the log was truncated: {_missing(start, len(signed))}"
         return
     end = 0
     while end < min(len(signed), len(there)) - start and signed[-1 - end] == there[-1 - end]:
@@ -180,7 +209,8 @@ def _differences(signed: list[bytes], there: list[bytes]) -> Iterator[str]:
         lines += [f"record {number} was changed" for number in gone[:changed]]
         lines += [f"record {number} was dropped" for number in gone[changed:]]
         if new > changed:
-            lines.append(f"{new - changed} record(s) were inserted before record {start + a2}")
+            more = new - changed
+            lines.append(f"{more} {'record was' if more == 1 else 'records were'} inserted before record {start + a2}")
     yield from lines[:_MAX_NAMED]
     if len(lines) > _MAX_NAMED:
         yield f"and {len(lines) - _MAX_NAMED} more such records"
@@ -206,12 +236,15 @@ def _root_at(log: AuditLog, size: int) -> bytes:
     return tree.root()
 
 
-def _ends_with_newline(path: Path) -> bool:
+def _ends_with_newline(path: Path, size: int) -> bool:
+    if size == 0:
+        return True
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return True
-        file.seek(-1, 2)
-        return file.read() == b"\n"
+        return os.pread(file.fileno(), 1, size - 1) == b"\n"
+
+
+def _missing(start: int, end: int) -> str:
+    return f"record {start} is missing" if end - start == 1 else f"records {_span(start, end)} are missing"
 
 
 def _span(start: int, end: int) -> str:
@@ -240,7 +273,7 @@ def prove(path: Path, sequence: int) -> str:
         if root_from_proof(leaf_hash(line), sequence, note.size, steps) == note.root:
             break
     else:
-        raise AuditError("the log is not what was signed (labsandbox audit verify)")
+        raise AuditError("the audit log is not what was signed: `labsandbox audit verify` says what was done to it")
     body = [_PROOF, f"extra {_base64(line)}", f"index {sequence}", *map(_base64, steps), ""]
     return "\n".join(body) + "\n" + note.text
 

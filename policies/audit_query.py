@@ -31,12 +31,12 @@ class Wanted:
     """A rule's id, or the beginning of one up to a dot: `request` finds `request.wall`."""
 
     def has(self, record: Record) -> bool:
-        """Whether the record is wanted."""
-        actor = record.get("actor") or {}
+        """Whether the record is wanted. A sweep belongs to every execution whose container it removed."""
+        actor = _mapping(record.get("actor"))
         return (
             (self.since is None or _time(record) >= self.since)
-            and self.execution in (None, record.get("execution"))
-            and self.sprint in (None, record.get("sprint"))
+            and (self.execution is None or self.execution in executions_of(record))
+            and (self.sprint is None or _bare(self.sprint) == _bare(record.get("sprint")))
             and self.user in (None, actor.get("user"), str(actor.get("uid")))
             and self.outcome in (None, record.get("outcome"))
             and (self.rule is None or any(_under(self.rule, rule) for rule in rules_of(record)))
@@ -55,15 +55,30 @@ def parse_since(text: str) -> datetime:
 
 
 def rules_of(record: Record) -> list[str]:
-    """Ids of the rules that a record names."""
-    ids = [str(rule.get("id")) for rule in record.get("rules") or [] if isinstance(rule, dict)]
-    return ids + ([str(record["rule"])] if record.get("rule") else [])
+    """Ids of the rules that a record names, each once."""
+    ids = [str(rule.get("id")) for rule in _listed(record.get("rules")) if isinstance(rule, dict)]
+    return list(dict.fromkeys(ids + ([str(record["rule"])] if record.get("rule") else [])))
+
+
+def executions_of(record: Record) -> list[str]:
+    """Ids of the executions that a record is about: its own, and those whose containers it says were removed."""
+    own = [str(record["execution"])] if record.get("execution") else []
+    return own + [str(one) for one in _listed(record.get("removed"))]
+
+
+def marked(record: Record) -> Record:
+    """The record with the mark of one that no checkpoint covers."""
+    return {**record, "signed": False}
 
 
 def what(record: Record) -> str:
     """A record's point in a few words; "" for an event of a version that knows more."""
     text = TEXTS.get(str(record.get("event")))
-    return text(record) if text is not None else ""
+    try:
+        told = text(record) if text is not None else ""
+    except (AttributeError, TypeError, ValueError):  # somebody else's writing
+        told = ""
+    return ": ".join(["not signed"] + [told] * bool(told)) if record.get("signed") is False else told
 
 
 def _decision(record: Record) -> str:
@@ -102,8 +117,14 @@ def _repaired(record: Record) -> str:
     torn, dropped = record.get("torn_bytes"), record.get("dropped_records")
     told = [f"cut {torn} bytes of a torn line"] if torn else []
     if dropped:
-        told.append(f"took out {dropped} records ({record.get('dropped_bytes')} bytes) that nobody had signed")
+        records = "1 unsigned record" if dropped == 1 else f"{dropped} unsigned records"
+        told.append(f"dropped {records} ({record.get('dropped_bytes')} bytes)")
     return ", ".join(told) or "repaired"
+
+
+def _end(record: Record) -> str:
+    outcome, message = str(record.get("outcome")), str(record.get("message"))
+    return outcome if message == outcome else f"{outcome}: {message}"
 
 
 TEXTS: dict[str, Callable[[Record], str]] = {
@@ -117,7 +138,7 @@ TEXTS: dict[str, Callable[[Record], str]] = {
     "network-flood": lambda record: f"refused {record.get('refused')} more requests",
     "lease": _lease,
     "limit": lambda record: f"{record.get('limit')} reached",
-    "end": lambda record: f"{record.get('outcome')}: {record.get('message')}",
+    "end": _end,
     "sweep": lambda record: f"removed {len(record.get('removed') or [])} abandoned container(s)",
     "kill": lambda record: "ended from outside",
     "log-repaired": _repaired,
@@ -139,7 +160,7 @@ def export(records: Iterable[Record], form: Format) -> Iterator[str]:
 def _csv(records: Iterable[Record]) -> Iterator[str]:
     yield ",".join(_COLUMNS) + "\r\n"
     for record in records:
-        actor = record.get("actor") or {}
+        actor = _mapping(record.get("actor"))
         row = {**record, **actor, "rule": " ".join(rules_of(record)), "what": what(record)}
         line = io.StringIO()
         csv.writer(line).writerow([cell(row.get(name)) for name in _COLUMNS])
@@ -164,7 +185,7 @@ def ocsf(record: Record) -> Record:
     """One OCSF event; what OCSF has no place for is under `unmapped`, whole."""
     event = str(record.get("event"))
     category, kind, activity = _CLASSES.get(event, (_APPLICATION, 6002, 99))
-    actor = record.get("actor") or {}
+    actor = _mapping(record.get("actor"))
     good = record.get("allow", record.get("outcome") in (None, "completed"))
     shown: Record = {
         "category_uid": category,
@@ -207,6 +228,19 @@ def _time(record: Record) -> datetime:
         return datetime.fromisoformat(str(record.get("time")).replace("Z", "+00:00"))
     except ValueError:
         return datetime.fromtimestamp(0, UTC)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _bare(sprint: Any) -> str:
+    """A sprint's id, however it is written: as its folder, `sprint_ID`, or as `ID`."""
+    return str(sprint or "").removeprefix("sprint_")
 
 
 def _under(wanted: str, rule: str) -> bool:

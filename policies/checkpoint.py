@@ -71,6 +71,11 @@ class Checkpoint:
     text: str
     """The whole signed note."""
 
+    @property
+    def root_text(self) -> str:
+        """The root as the note has it, in base64."""
+        return base64.b64encode(self.root).decode()
+
     @classmethod
     def read(cls, text: str) -> "Checkpoint":
         """Reads a note without judging its signatures. Raises CheckpointError."""

@@ -14,11 +14,33 @@ def state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "labsandbox"
 
 
+def state_problem(state: Path) -> str | None:
+    """Why nothing can be written there; None where it can, or where the folder can be made. Writes nothing itself."""
+    place = state
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+    except OSError as error:
+        return error.strerror or str(error)
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only for this user"
+
+
 def cache_dir() -> Path:
     """Wheels and environments: $LABSANDBOX_CACHE_DIR, else XDG's cache."""
     if named := os.environ.get("LABSANDBOX_CACHE_DIR"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labsandbox"
+
+
+def runtime_dir() -> Path:
+    """What lasts no longer than a process and is known to all of this user's: /run/labsandbox for root, else in XDG's runtime
+    folder, or with the state where there is none."""
+    if os.getuid() == 0:
+        return Path("/run/labsandbox")
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(named) / "labsandbox" if named else state_dir()
 
 
 def lock_dir() -> Path:

@@ -19,6 +19,7 @@ from results.summary import (
     Summary,
     all_completed,
     ended_of,
+    execution_of,
     final_implementation,
     object_of,
     outcome_of,
@@ -112,7 +113,18 @@ class Finding(BaseModel):
 
 
 def finding_of(sprint: str, summary: Summary) -> Finding:
-    """What a sprint's summary says, whoever wrote it; bounded."""
+    """What a sprint's summary says, whoever wrote it; bounded. Of one that had no plan and ran nothing, such as one whose
+    goal the team could not read, only the goal: a refusal says what the team knows, and nothing of the goal."""
+    if not _begun(summary):
+        return Finding(
+            sprint=sprint,
+            goal=line(summary.get("goal"), 500),
+            when=line(summary.get("start_time"), 40),
+            outcome=line(outcome_of(summary), 40),
+            word="",
+            verdict="",
+            failure="",
+        )
     analysis, completed = _analysis(part(summary, "validation").get("numbers")), all_completed(summary)
     code = final_implementation(summary).get("code")
     return Finding(
@@ -165,6 +177,12 @@ def finding_of_sweep(sweep: str, summary: Mapping[str, Any], spec: Mapping[str, 
         sound=sound,
         data=_data(code),
     )
+
+
+def _begun(summary: Summary) -> bool:
+    plan = part(summary, "discussion").get("action_plan")
+    code, tries = final_implementation(summary).get("code"), part(summary, "self_healing").get("attempts")
+    return any(map(bool, (plan, code, execution_of(summary), tries)))
 
 
 def _is_defaults(analysis: Analysis) -> bool:

@@ -18,7 +18,7 @@ from results.readable import line
 from results.store import CODE, SUMMARY, SWEEP, SWEPT, Store, StoreError, read_object
 from results.summary import part
 
-_VERSION = 3
+_VERSION = 4
 _BUSY = 20.0
 """Seconds to wait for another process that writes to the index."""
 _MAX_WORDS = 40

@@ -37,6 +37,12 @@ def digits(value: Any) -> str:
     return "–" if found is None else f"{found:.5g}"
 
 
+def digits_of_p(value: Any) -> str:
+    """A p value, in three; – for none."""
+    found = number(value)
+    return "–" if found is None else f"{found:.3g}"
+
+
 def size(value: Any) -> str:
     """Bytes, in the unit that fits; – for none."""
     found = number(value)

@@ -85,19 +85,27 @@ class Store:
             raise StoreError(f"cannot read the results folder {self.root}: {error.strerror}") from None
         return sorted((name for name in found if name.startswith(kind)), key=run_order)
 
-    def existing(self, run: str) -> "RunFolder":
-        """The folder of a run that is there. Raises StoreError."""
-        name = run if _ID.fullmatch(run) else f"sprint_{run}"
+    def existing(self, run: str, kind: Kind = "sprint") -> "RunFolder":
+        """The folder of a run that is there, by its id, its folder's path, or a `kind`'s bare time. Raises StoreError."""
+        named = run.rstrip("/")
+        if "/" in named and Path(named).parent.absolute() == self.root.absolute():
+            named = Path(named).name
+        name = named if _ID.fullmatch(named) else f"{kind}_{named.removeprefix(f'{kind}_')}"
         path = self.root / name
         if not _ID.fullmatch(name) or not path.is_dir() or path.is_symlink():
-            kind = "sweep" if name.startswith("sweep_") else "sprint"
-            raise StoreError(f"there is no {kind} {ascii(run)[1:-1][:100]} in {self.root}")
+            raise StoreError(f"there is no {name.partition('_')[0]} {ascii(run)[1:-1][:100]} in {self.root}")
         return RunFolder(path)
 
     def summary(self, run: str) -> dict[str, Any]:
         """The summary of a sprint as it was written; older ones may lack any part. Raises StoreError."""
         folder = self.existing(run)
         run, path = folder.id, folder.path / SUMMARY
+        if run.startswith("sweep_"):
+            raise StoreError(f"{run} is a sweep, not a sprint: labsandbox sprints show {run} shows it")
+        if run.startswith("exec_"):
+            raise StoreError(
+                f"{run} is a single execution, not a sprint: {folder.path / EXECUTION} has what came of it"
+            )
         try:
             return read_object(path)
         except FileNotFoundError:
@@ -106,15 +114,17 @@ class Store:
             raise StoreError(f"the summary of sprint {run} cannot be read") from None
 
     def _check_root(self) -> None:
-        if self.root.is_symlink():
-            real = self.root.resolve()
-            raise StoreError(f"the results folder {self.root} is a symbolic link; name the real folder: {real}")
         try:
+            real = self.root.resolve() if self.root.is_symlink() else None
+            if real is not None:
+                raise StoreError(f"the results folder {self.root} is a symbolic link; name the real folder: {real}")
             self.root.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise StoreError(f"the results folder {self.root} is not a folder") from None
+        except StoreError:
+            raise
         except OSError as error:
-            raise StoreError(f"cannot make the results folder {self.root}: {error.strerror}", error) from None
+            raise StoreError(f"cannot make the results folder: {error.strerror} ({self.root})", error) from None
 
     def _probed(self, path: Path, records: bool) -> "RunFolder":
         """Finds out now, not after the run, that nothing can be written. records: the run has some of its own."""

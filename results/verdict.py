@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from executor.experiment import PlanRecord, Setting
 from results.contrasts import ahead_in, decided, rivalries
 from results.findings import Arm, Contrast, Gate, Verdict
-from results.statistics import pairs_to_decide
+from results.readable import digits_of_p
+from results.statistics import ALPHA, pairs_to_decide
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def _said(found: Judged) -> Verdict:
     if failed := [gate.detail for gate in found.gates if not gate.ok]:
         return _open(f"{'; '.join(failed)}.")
     made = [contrast for contrast in contrasts if decided(contrast)]
-    fewest = pairs_to_decide(len(plan.arms) - 1)
-    text = " ".join(_sentence(plan, contrast, fewest) for contrast in contrasts)
+    planned = len(plan.arms) - 1
+    text = " ".join(_sentence(plan, contrast, planned) for contrast in contrasts)
     lost = {arm.name: arm.failed + arm.diverged for arm in found.arms}
     told = lost_of(plan, found.arms)
     fragile = [name for name in (ahead_in(plan, one) for one in made) if lost[name] > min(lost.values())]
@@ -71,15 +72,16 @@ def _said(found: Judged) -> Verdict:
         return _open(f"arms lost unequally many runs ({told}), and only those that were left are compared. {text}")
     edges = sorted({arm.name for arm in found.arms if arm.at_edge} & _involved(made or contrasts))
     if made and edges:
-        text = " ".join(_sentence(plan, contrast, fewest, "ahead at the settings tried") for contrast in contrasts)
+        text = " ".join(_sentence(plan, contrast, planned, "ahead at the settings tried") for contrast in contrasts)
         return _open(f"{_edge(edges)}, so a wider search could change the order. {text}")
     if made:
         return _best(plan, found, made, text)
-    if min(contrast.pairs for contrast in contrasts) < fewest:
+    if min(contrast.pairs for contrast in contrasts) < pairs_to_decide(planned):
         return Verdict(word="inconclusive", arm=None, text=f"Inconclusive (underpowered). {text}")
     if edges:
         return _open(f"{_edge(edges)}, so a wider search could show one. {text}")
-    return Verdict(word="no detectable difference", arm=None, text=text)
+    none = f"No arm is best: no difference from {_name(plan, plan.arms[0])} was detected. " if planned > 1 else ""
+    return Verdict(word="no detectable difference", arm=None, text=f"{none}{text}")
 
 
 def _best(plan: PlanRecord, found: Judged, made: Sequence[Contrast], text: str) -> Verdict:
@@ -88,19 +90,37 @@ def _best(plan: PlanRecord, found: Judged, made: Sequence[Contrast], text: str) 
     ahead = [one.arm for one in made if ahead_in(plan, one) != baseline]
     if not ahead:
         if len(made) == len(found.contrasts):
-            return Verdict(word="better", arm=baseline, text=text)
+            best = (
+                f"Best: {_name(plan, baseline)}; {_beats(plan, [one.arm for one in made])}. "
+                if len(plan.arms) > 2
+                else ""
+            )
+            return Verdict(word="better", arm=baseline, text=f"{best}{text}")
         behind = _listed(plan, [one.arm for one in made])
         beside = _listed(plan, [one.arm for one in found.contrasts if not decided(one)])
         return _open(f"{_name(plan, baseline)} is ahead of {behind}, and not told from {beside}. {text}")
-    fewest = pairs_to_decide(max(1, len(rivalries(plan, found.contrasts))))
+    planned = max(1, len(rivalries(plan, found.contrasts)))
     edged = {arm.name for arm in found.arms if arm.at_edge}
     words = ["ahead at the settings tried" if one.baseline in edged else "better" for one in found.rivals]
-    among = " ".join(_sentence(plan, one, fewest, word) for one, word in zip(found.rivals, words, strict=True))
+    among = " ".join(_sentence(plan, one, planned, word) for one, word in zip(found.rivals, words, strict=True))
     if all(decided(one) and ahead_in(plan, one) == one.arm and one.baseline not in edged for one in found.rivals):
         leader = found.rivals[0].arm if found.rivals else ahead[0]
-        return Verdict(word="better", arm=leader, text=f"{text} {among}".rstrip())
-    summary = f"Better than {_name(plan, baseline)}: {_listed(plan, ahead)}; which arm is best is open."
+        if len(plan.arms) == 2:
+            return Verdict(word="better", arm=leader, text=text)
+        beaten = [one.arm for one in made if ahead_in(plan, one) == baseline]
+        rest = f"; {_name(plan, baseline)} is {_beats(plan, beaten)}" if beaten else ""
+        summary = (
+            f"Best: {_name(plan, leader)}; {_beats(plan, [baseline, *(one.baseline for one in found.rivals)])}{rest}."
+        )
+        return Verdict(word="better", arm=leader, text=f"{summary} {text} {among}".rstrip())
+    are = "is" if len(ahead) == 1 else "are"
+    better = f"{_listed(plan, ahead)} {are} {_beats(plan, [baseline])}"
+    summary = f"No arm is called the best: {better}, and which arm is best is open."
     return Verdict(word="better", arm=None, text=f"{summary} {text} {among}")
+
+
+def _beats(plan: PlanRecord, arms: Sequence[str]) -> str:
+    return f"better than {_listed(plan, arms)}"
 
 
 def _listed(plan: PlanRecord, arms: Sequence[str]) -> str:
@@ -119,11 +139,14 @@ def _involved(contrasts: Sequence[Contrast]) -> set[str]:
     return {name for contrast in contrasts for name in (contrast.arm, contrast.baseline)}
 
 
-def _sentence(plan: PlanRecord, contrast: Contrast, fewest: int, word: str = "better") -> str:
+def _sentence(plan: PlanRecord, contrast: Contrast, planned: int, word: str = "better") -> str:
+    """planned: over how many comparisons its p is corrected."""
+    fewest = pairs_to_decide(planned)
+    holm = f", p = {digits_of_p(contrast.p_adjusted)} (Holm)" if planned > 1 else ""
     effect = (
         f"the paired difference in {plan.primary} is {_signed(contrast.mean)} "
         f"(95 % interval {_signed(contrast.low)} to {_signed(contrast.high)}, {contrast.pairs} pairs, "
-        f"{'exact' if contrast.exact else 'Monte Carlo'} p {contrast.p_adjusted:.3g})"
+        f"{'exact' if contrast.exact else 'Monte Carlo'} p {digits_of_p(contrast.p)}{holm})"
     )
     if contrast.ratio is not None:
         effect += f", a ratio of perplexities of {contrast.ratio:.4g}"
@@ -136,7 +159,9 @@ def _sentence(plan: PlanRecord, contrast: Contrast, fewest: int, word: str = "be
         needed = contrast.pairs_needed or fewest
         return f"For {names}, {effect}; about {needed} pairs would be needed to tell."
     beyond = " beyond that of the baseline from itself" if contrast.within_noise else ""
-    return f"No difference{beyond} between {arm} and {baseline} was detected: {effect}."
+    crossing = contrast.p_adjusted < ALPHA and contrast.low <= 0 <= contrast.high
+    why = f"; p is under {ALPHA:g}, but the interval must agree, and it holds 0" if crossing else ""
+    return f"No difference{beyond} between {arm} and {baseline} was detected: {effect}{why}."
 
 
 def _name(plan: PlanRecord, arm: str) -> str:

@@ -14,15 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
+from orchestrator.cli.audit import app
+from orchestrator.errors import UsageProblem
 from policies.audit import AuditError, AuditLog
-from policies.audit_check import check_proof, prove, verify
+from policies.audit_check import check_proof, entries, prove, verify
 from policies.audit_query import TEXTS, Wanted, export, ocsf, parse_since, what
 from policies.checkpoint import CheckpointError, load_verifier
 
@@ -128,6 +132,8 @@ def test_many_processes_write_at_once_without_gaps_or_mixed_lines(tmp_path: Path
 def test_writers_that_are_killed_again_and_again_lose_nothing_that_was_there(tmp_path: Path) -> None:
     path, chance = tmp_path / "audit.jsonl", random.Random(7)
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(w), "0"]) for w in range(2)]
+    while not path.with_suffix(".vkey").exists():
+        time.sleep(0.05)
     for kill in range(16):
         time.sleep(0.4 + chance.random() * 0.2)
         writers[kill % 2].kill()
@@ -163,7 +169,7 @@ def test_a_log_from_before_there_were_checkpoints_is_adopted_and_says_so(tmp_pat
     old = [{"schema": "labsandbox.audit/1", "seq": n, "event": "old"} for n in range(3)]
     path.write_bytes(b"".join(rfc8785.dumps(record) + b"\n" for record in old))
     before = verify(path)
-    assert before.ok and before.records == 3 and "adopts" in before.notes[0]
+    assert (before.ok, before.records, before.unsigned) == (True, 0, 3) and "adopts" in before.notes[0]
     assert AuditLog(path).append("new") == 4
     records = list(AuditLog(path).records())
     assert (records[3]["event"], records[3]["records"]) == ("log-adopted", 3)
@@ -200,7 +206,7 @@ def tampered(lines: list[bytes], kind: str, at: int, other: int) -> tuple[list[b
         return lines, f"record {at} was changed"
     if kind == "dropped":
         del lines[at]
-        return lines, f"record {at} was dropped" if at < len(lines) else f"truncated: records {at} are missing"
+        return lines, f"record {at} was dropped" if at < len(lines) else f"truncated: record {at} is missing"
     if kind == "inserted":
         record = {**json.loads(lines[at]), "number": "forged"}
         lines.insert(at, rfc8785.dumps(record))
@@ -209,7 +215,7 @@ def tampered(lines: list[bytes], kind: str, at: int, other: int) -> tuple[list[b
         lines[at], lines[other] = lines[other], lines[at]
         return lines, "was moved"
     del lines[at:]
-    return lines, "the log was truncated: records"
+    return lines, "the log was truncated: record"
 
 
 KINDS = st.sampled_from(["changed", "dropped", "inserted", "moved", "truncated"])
@@ -250,19 +256,21 @@ def test_records_that_nobody_signed_are_never_signed_afterwards(tmp_path: Path) 
     lines = list(log.lines())
     forged = [rfc8785.dumps({**json.loads(line), "number": "forged"}) for line in lines[5:]]
     log.path.write_bytes(b"".join(line + b"\n" for line in [*lines[:5], *forged]))
-    assert "never signed" in verify(log.path).notes[0]
+    assert "3 more records after them are not signed" in verify(log.path).notes[0]
     AuditLog(log.path).append("after")
     records = list(log.records())
     assert [record["event"] for record in records[5:]] == ["log-repaired", "after"]
     assert records[5]["dropped_records"] == 3 and len(records[5]["dropped_sha256"]) == 64
-    assert what(records[5]).startswith("took out 3 records")
+    assert what(records[5]).startswith("dropped 3 unsigned records (")
     assert verify(log.path).ok
 
 
-def test_lines_on_top_with_numbers_of_old_are_taken_out_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("copied", [slice(0, 1), slice(3, 4), slice(2, 4), slice(0, 4)])
+def test_lines_on_top_with_numbers_of_old_are_taken_out_too(tmp_path: Path, copied: slice) -> None:
     log = log_of(tmp_path, 4)
+    lines = list(log.lines())
     with log.path.open("ab") as file:
-        file.write(next(log.lines()) + b"\n")
+        file.writelines(line + b"\n" for line in lines[copied])
     AuditLog(log.path).append("after")
     assert verify(log.path).ok and [record["seq"] for record in log.records()] == list(range(6))
 
@@ -340,12 +348,26 @@ def test_a_line_that_is_no_record_is_told_and_nothing_crashes(tmp_path: Path, li
     log = log_of(tmp_path, 2)
     with log.path.open("ab") as file:
         file.write(line + b"\n")
-    assert verify(log.path).records == 3
-    try:
-        list(log.records())
+    found = verify(log.path)
+    assert (found.ok, found.records, found.unsigned) == (True, 2, 1)
+    signed, there = entries(log.path)
+    assert signed == 2 and [record and record["seq"] for record in there][:2] == [0, 1]
+    AuditLog(log.path).append("after")
+    assert verify(log.path).ok and verify(log.path).unsigned == 0
+    records = list(log.records())
+    assert [record["event"] for record in records[2:]] == ["log-repaired", "after"]
+    assert records[2]["dropped_sha256"] == sha256(line + b"\n").hexdigest()
+
+
+@pytest.mark.parametrize("line", [b"no record", b'{"seq": 7}'])
+def test_a_signed_record_that_was_overwritten_is_never_cut_off_as_if_it_were_unsigned(
+    tmp_path: Path, line: bytes
+) -> None:
+    log = log_of(tmp_path, 3)
+    log.path.write_bytes(b"".join(one + b"\n" for one in [*list(log.lines())[:2], line]))
+    with pytest.raises(AuditError, match=r"the audit log.* start a new log, move .*/audit\.\* elsewhere"):
         AuditLog(log.path).append("after")
-    except AuditError:
-        pass
+    assert log.path.read_bytes().endswith(line + b"\n") and not verify(log.path).ok
 
 
 @pytest.mark.parametrize("tool", ["delete", "forge", "cut"])
@@ -391,7 +413,7 @@ def test_a_checkpoint_kept_elsewhere_holds_while_the_log_grows_and_another_logs_
 
 
 def test_verifying_names_a_log_that_is_not_there_and_one_without_its_key(tmp_path: Path) -> None:
-    assert verify(tmp_path / "audit.jsonl").notes == ["there is no log yet"]
+    assert verify(tmp_path / "audit.jsonl").notes == ["nothing to verify: there is no audit log yet"]
     log = log_of(tmp_path, 3)
     log.key.with_suffix(".vkey").unlink()
     assert not verify(log.path).ok
@@ -466,8 +488,10 @@ def test_every_event_that_is_written_has_a_text_of_its_own() -> None:
 def test_what_was_repaired_is_told_with_all_that_was_taken_out() -> None:
     torn, dropped = {"torn_bytes": 12}, {"dropped_records": 2, "dropped_bytes": 310, "dropped_sha256": "0f"}
     assert what({"event": "log-repaired", **torn}) == "cut 12 bytes of a torn line"
-    assert what({"event": "log-repaired", **dropped}) == "took out 2 records (310 bytes) that nobody had signed"
-    both = "cut 12 bytes of a torn line, took out 2 records (310 bytes) that nobody had signed"
+    assert what({"event": "log-repaired", **dropped}) == "dropped 2 unsigned records (310 bytes)"
+    one = {"dropped_records": 1, "dropped_bytes": 212}
+    assert what({"event": "log-repaired", **one}) == "dropped 1 unsigned record (212 bytes)"
+    both = "cut 12 bytes of a torn line, dropped 2 unsigned records (310 bytes)"
     assert what({"event": "log-repaired", **torn, **dropped}) == both
 
 
@@ -512,3 +536,157 @@ def test_exports_are_lines_of_json_rows_without_formulas_and_ocsf_events(tmp_pat
         assert event["metadata"]["product"]["name"] == "labsandbox" and event["metadata"]["version"] == "1.3.0"
         assert {"time", "severity_id", "actor"} <= event.keys() and event["unmapped"] == record
         assert event["status_id"] == 2
+
+
+def test_what_is_told_says_nothing_twice() -> None:
+    assert what({"event": "end", "outcome": "completed", "message": "completed"}) == "completed"
+    assert what({"event": "end", "outcome": "failed", "message": "exit 1"}) == "failed: exit 1"
+    rules = [{"id": "request.gpu_memory"}, {"id": "request.gpu_memory"}]
+    told = what({"event": "decision", "allow": False, "policy": {"name": "p"}, "rules": rules})
+    assert told == "denied under p: request.gpu_memory"
+
+
+@pytest.mark.parametrize("event", sorted(TEXTS))
+def test_a_record_of_somebody_elses_making_is_told_without_a_crash(event: str) -> None:
+    for junk in (7, "x", [1], None):
+        record = dict.fromkeys(("actor", "policy", "rules", "image", "removed", "wheels", "gpus", "time"), junk)
+        forged = {**record, "event": event, "signed": False}
+        assert what(forged).startswith("not signed")
+        assert not Wanted(execution="a", sprint="s", user="u", rule="r").has(forged)
+        assert all(list(export([forged], form)) for form in ("jsonl", "csv", "ocsf"))
+
+
+# ---- an auditor at the command line ----
+
+
+@pytest.fixture
+def auditor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setenv("LABSANDBOX_STATE_DIR", str(tmp_path))
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def mallorys(log: AuditLog) -> bytes:
+    """A line on top as anybody could write it who may write the file."""
+    last = list(log.records())[-1]
+    forged = {**last, "seq": last["seq"] + 1, "actor": {"uid": 7, "user": "mallory"}}
+    return rfc8785.dumps(forged) + b"\n"
+
+
+@pytest.mark.parametrize("kind", ["record", "garbage", "torn"])
+def test_verify_vouches_for_the_signed_records_alone_and_ends_with_5_where_there_are_more(
+    tmp_path: Path, auditor: Callable[..., Result], kind: str
+) -> None:
+    log = log_of(tmp_path, 5)
+    assert auditor("verify").exit_code == 0
+    with log.path.open("ab") as file:
+        file.write({"record": mallorys(log), "garbage": b"no record\n", "torn": b'{"seq":'}[kind])
+    done = auditor("verify")
+    assert done.exit_code == 5 and done.stdout.startswith("✓ 5 records, as signed by "), done.output
+    said = "an unfinished line after them is not signed" if kind == "torn" else "1 more record after them is not signed"
+    assert f"! {said}: left by a writer that died, or added by somebody" in done.stdout
+    told = json.loads(auditor("verify", "--json").stdout)
+    assert (told["ok"], told["records"], told["unsigned"], told["checkpoint_size"]) == (False, 5, 1, 5)
+    root = log.checkpoints.read_text().splitlines()[-3]
+    assert told["root"] == root and f"(root {root})" in done.stdout
+    log.append("after")
+    assert auditor("verify").exit_code == 0
+    log.path.write_bytes(log.path.read_bytes().replace(b'"number":2', b'"number":7'))
+    assert auditor("verify").exit_code == 1
+
+
+def test_an_unsigned_record_is_marked_wherever_it_is_shown(tmp_path: Path, auditor: Callable[..., Result]) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("end", execution="e1", outcome="failed", message="m")
+    with log.path.open("ab") as file:
+        file.write(mallorys(log))
+    shown = auditor("log").stdout.splitlines()
+    assert "mallory" in shown[1] and "not signed: failed: m" in shown[1] and "not signed" not in shown[0]
+    assert [record.get("signed") for record in json.loads(auditor("log", "--json").stdout)] == [None, False]
+    assert "end  (not signed)" in auditor("show", "e1").stdout
+    assert "not signed: failed: m" in auditor("export", "--format", "csv").stdout
+    assert '"signed":false' in auditor("export").stdout
+
+
+def test_one_line_that_is_no_record_hides_none_of_the_others(tmp_path: Path, auditor: Callable[..., Result]) -> None:
+    log = log_of(tmp_path, 4)
+    with log.path.open("ab") as file:
+        file.write(b"no record\n")
+    done = auditor("log")
+    assert done.exit_code == 0 and len(done.stdout.splitlines()) == 4
+    assert done.stderr.splitlines() == ["line 5 of the audit log is no record (labsandbox audit verify)"]
+
+
+def test_a_dropped_record_leaves_its_number_bytes_and_digest(tmp_path: Path, auditor: Callable[..., Result]) -> None:
+    log = log_of(tmp_path, 2)
+    forged = mallorys(log)
+    with log.path.open("ab") as file:
+        file.write(forged + b"torn")
+    AuditLog(log.path).append("after")
+    repaired = list(log.records())[2]
+    assert (repaired["dropped_records"], repaired["dropped_bytes"]) == (1, len(forged))
+    assert repaired["dropped_sha256"] == sha256(forged).hexdigest()
+    assert (repaired["torn_bytes"], repaired["torn_sha256"]) == (4, sha256(b"torn").hexdigest())
+    assert f"dropped 1 unsigned record ({len(forged)} bytes)" in auditor("log").stdout
+
+
+def test_a_log_without_its_key_is_not_whole_and_every_refusal_says_how_to_start_a_new_one(
+    tmp_path: Path, auditor: Callable[..., Result]
+) -> None:
+    log = log_of(tmp_path, 2)
+    verifier = str(load_verifier(log.key))
+    log.key.unlink()
+    done = auditor("verify")
+    assert done.exit_code == 1 and "✗ the audit log's key is gone" in done.stdout
+    assert f"to start a new log, move {tmp_path}/audit.* elsewhere, and keep them" in done.stderr
+    assert auditor("verify", "--key", verifier).exit_code == 0, "a copy that somebody verifies has no key"
+    with pytest.raises(AuditError, match=r"the audit log's key is gone.*start a new log, move .*/audit\.\*"):
+        AuditLog(log.path).append("after")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in tmp_path.glob("audit.*"):
+        path.rename(elsewhere / path.name)
+    AuditLog(log.path).append("first")
+    assert verify(log.path).ok
+
+
+def test_no_log_is_told_as_one(tmp_path: Path, auditor: Callable[..., Result]) -> None:
+    done = auditor("log")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "there is no audit log yet\n")
+    done = auditor("verify")
+    assert (done.exit_code, done.stdout) == (0, "nothing to verify: there is no audit log yet\n")
+    log = log_of(tmp_path, 2)
+    log.path.unlink()
+    assert "records are gone" in auditor("log").stderr
+    assert "the log was truncated: records 0 to 1 are missing" in auditor("verify").stdout
+
+
+def test_filters_take_ids_as_show_does_and_say_what_is_no_filter(
+    tmp_path: Path, auditor: Callable[..., Result]
+) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("start", execution="abc1", sprint="sprint_2026")
+    log.append("end", execution="abd1", sprint="2027", outcome="oom", message="m")
+
+    def found(*options: str) -> list[int]:
+        return [record["seq"] for record in json.loads(auditor("log", "--json", *options).stdout)]
+
+    assert found("--sprint", "2026") == found("--sprint", "sprint_2026") == found("--execution", "abc") == [0]
+    assert found("--sprint", "2027") == found("--sprint", "sprint_2027") == found("--outcome", "oom") == [1]
+    with pytest.raises(UsageProblem, match="2 executions in the audit log begin with 'ab'"):
+        raise auditor("log", "--execution", "ab").exception or AssertionError
+    with pytest.raises(UsageProblem, match=r"--outcome: 'foo' is none; there are completed, failed, .*oom"):
+        raise auditor("log", "--outcome", "foo").exception or AssertionError
+    for option in ("--rule", "--user", "--execution"):
+        done = auditor("log", option, "nonesuch")
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no record of the audit log matches\n")
+
+
+def test_a_sweep_belongs_to_every_execution_that_it_removed(tmp_path: Path, auditor: Callable[..., Result]) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("start", execution="abc", sprint="sprint_1")
+    log.append("start", execution="other")
+    log.append("sweep", backend="oci", removed=["abc", "gone"])
+    for name in ("abc", "sprint_1"):
+        shown = auditor("show", name).stdout
+        assert "sweep: removed afterwards: the process that ran it had died" in shown and "other" not in shown
+    assert [record["seq"] for record in json.loads(auditor("log", "--execution", "abc", "--json").stdout)] == [0, 2]

@@ -274,7 +274,7 @@ def test_an_interrupt_does_not_wait_for_agents_that_stall(here: Path) -> None:
 
     with faulty(stalls) as server:
         process = subprocess.Popen(
-            [COMMAND, "run", "AdamW vs Lion", "--backend", "oci"],
+            [COMMAND, "run", "AdamW vs Lion", "--backend", "oci", "--results", "other"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "LUMENBRIDGE_BASE_URL": server.url},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -289,9 +289,9 @@ def test_an_interrupt_does_not_wait_for_agents_that_stall(here: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130 and said.endswith("interrupted\n")
-    assert "labsandbox resume sprint_" in said
+    assert "labsandbox resume sprint_" in said and "--results other carries on" in said
     assert time.monotonic() - began < 3
-    (folder,) = (here / "results").iterdir()
+    (folder,) = (here / "other").iterdir()
     assert json.loads((folder / "sprint_summary.json").read_text())["end_time"]
 
 
@@ -446,4 +446,90 @@ def test_doctor_attacks_the_sandbox_and_says_what_held(here: Path) -> None:
     assert done.returncode == 0 and len(findings) >= 60
     assert all(finding["held"] and finding["promise"] and finding["backend"] == "oci" for finding in findings)
     nothing = labsandbox("doctor", "--probe", "--backend", "oci", "--runtime", "nonesuch")
-    assert nothing.returncode == 4 and "no such backend" in told(nothing)
+    assert nothing.returncode == 4 and "no such runtime" in told(nothing)
+
+
+@pytest.mark.parametrize("arguments", [("agents", "list"), ("agents", "keys"), ("serve",), ("exec", "-"), ("ui",)])
+def test_a_state_folder_that_cannot_be_used_is_one_line_and_infrastructures_status(
+    here: Path, arguments: tuple[str, ...]
+) -> None:
+    (here / "file").write_text("mine")
+    extra = {"exec": ("--backend", "oci"), "ui": ("--port", "0")}.get(arguments[0], ())
+    done = labsandbox(*arguments, *extra, text="print(1)", LABSANDBOX_STATE_DIR=str(here / "file"))
+    assert done.returncode == 4, done.stderr
+    assert "the state folder" in told(done) and "not a folder" in told(done)
+    asked = json.loads(labsandbox("doctor", "--json", LABSANDBOX_STATE_DIR=str(here / "file")).stdout)
+    found = {finding["name"]: finding for finding in asked["findings"]}
+    assert not asked["ready"] and found["state folder"]["status"] == "broken"
+    assert "as signed" not in found.get("audit log", {}).get("detail", "")
+
+
+def test_a_results_folder_with_too_long_a_name_is_one_line(here: Path) -> None:
+    done = labsandbox("exec", "-", "--backend", "oci", "--results", "a" * 300, text="print(1)")
+    assert done.returncode == 2 and "File name too long" in told(done)
+
+
+def test_a_closed_standard_output_is_one_line_and_a_run_goes_on(here: Path) -> None:
+    def closed(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", COMMAND, *arguments],
+            input="print(1)",
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+
+    listed = closed("sprints", "list", "--json")
+    assert listed.returncode == 2 and listed.stderr == "labsandbox: standard output is closed\n"
+    ran = closed("exec", "-", *QUICK)
+    assert ran.returncode == 0 and "Exception ignored" not in ran.stderr
+
+
+def test_a_bare_command_shows_the_help(here: Path) -> None:
+    done = labsandbox()
+    assert done.returncode == 2 and all(f" {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--memory", "1MiB"), "--memory: at least 64MiB is needed"),
+        (("--cpus", "nan"), "--cpus: a number between 0 and 4096 is needed, not nan"),
+        (("--gpu-wait", "nan"), "--gpu-wait: a number between 0 and 31536000 is needed, not nan"),
+        (("--pids", "9" * 20), "--pids: at most"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_told_in_our_words(here: Path, option: tuple[str, str], said: str) -> None:
+    done = labsandbox("exec", "-", "--backend", "oci", *option, text="print(1)")
+    assert done.returncode == 2 and said in told(done)
+
+
+def test_ids_are_taken_as_they_are_printed_and_what_is_no_sprint_is_said(here: Path) -> None:
+    labsandbox("run", "bake a cake", "--backend", "oci")
+    labsandbox("exec", "-", *QUICK, text="print(1)")
+    (sprint,), (run,) = (here / "results").glob("sprint_*"), (here / "results").glob("exec_*")
+    for name in (sprint.name, sprint.name.removeprefix("sprint_"), f"results/{sprint.name}", f"results/{sprint.name}/"):
+        assert "bake a cake" in labsandbox("sprints", "show", name).stdout, name
+    assert "is a single execution" in told(labsandbox("report", run.name))
+    assert "there is no sweep nope" in told(labsandbox("sweep", "--resume", "nope"))
+    assert "give only one of" in told(labsandbox("sweep", "goal", "--file", "f"))
+    assert "no such runtime" in told(labsandbox("doctor", "--probe", "--runtime", "nope"))
+    (here / "big.py").write_bytes(b"#" * 2_000_000)
+    assert "is larger than" in told(labsandbox("exec", "big.py"))
+
+
+def test_a_goal_that_cannot_be_read_is_refused_once_with_the_remedy_whole_and_no_promise(here: Path) -> None:
+    done = labsandbox("run", "bake a cake", "--backend", "oci", "--results", "other")
+    assert done.returncode == 2 and "set LUMENBRIDGE_BASE_URL to let a model answer any goal" in told(done)
+    assert "…" not in told(done) and done.stderr.count("cannot read this goal") == 1
+    assert "resume" not in done.stderr + labsandbox("sprints", "list", "--results", "other", COLUMNS="300").stdout
+    assert "a second arm" in told(labsandbox("run", "Compare AdamW", "--backend", "oci"))
+
+
+def test_a_list_has_one_line_a_sprint_and_needs_the_folder_that_was_named(here: Path) -> None:
+    labsandbox("run", "bake a cake", "--backend", "oci")
+    assert len(labsandbox("sprints", "list").stdout.splitlines()) == 5
+    absent = labsandbox("sprints", "list", "--results", "absent")
+    assert absent.returncode == 2 and "there is no results folder absent" in told(absent)
+    (here / "empty").mkdir()
+    assert labsandbox("sprints", "list", "--results", "empty").returncode == 0

@@ -376,7 +376,9 @@ def test_a_requirement_that_names_an_address_is_refused_and_nothing_of_it_runs_o
     for text in (address, f"zzq@{path.as_uri()}", "zzq @ https://192.0.2.1/zzq-1.0-py3-none-any.whl"):
         with pytest.raises(ValueError, match="an address"):
             bench.executor.run(Experiment(code="import zzq", requirements=(text,)), bench.policy, Request(), bench.sink)
-    with pytest.raises(PackagesUnavailable, match="other than a pinned version"):  # whoever asks for it without the executor
+    with pytest.raises(
+        PackagesUnavailable, match="other than a pinned version"
+    ):  # whoever asks for it without the executor
         fetch([address], index.terms(), index.cache, print, "cpu")
     assert not mark.exists()
 

@@ -35,6 +35,7 @@ from results.export.tracker import (
     Tracked,
     Training,
 )
+from results.extract import extract
 from results.store import RunFolder, Store, StoreError
 from tests.faulty_server import CODE, always, answer, faulty_service
 from tests.test_cli import COMMAND, QUICK, labsandbox, told
@@ -283,6 +284,32 @@ def test_an_export_that_fails_half_way_leaves_nothing_that_counts_and_can_be_don
     (folder.path / "extracted.jsonl").rmdir()
     for to in tools[:-1]:
         assert exported(folder, to, tmp_path / to).entries == 8, "and nothing says that it is there already"
+
+
+def test_what_was_read_from_output_is_told_with_its_origin(folder: RunFolder, tmp_path: Path) -> None:
+    (folder.path / "metrics.jsonl").unlink()
+    (folder.path / "stdout.log").write_text("".join(f"step {n} loss {1 / (n + 1)}\n" for n in range(10)))
+    (folder.path / "artifacts" / "log.csv").write_text("step,loss,acc\n0,3.0,nan\n1,2.0,0.5\n2,1.5,0.75\n")
+    assert extract(folder.path) > 0
+    with (folder.path / "extracted.jsonl").open("a") as file:
+        file.write('{"type":"metric","t":2.5,"values":{"timed":1}}\n{"type":"met"}\n')
+    done = exported(folder, "csv", tmp_path / "csv")
+    assert (done.entries, done.unreadable) == (1, 1) and done.records >= 14, "the line that is no record is told of"
+    with (tmp_path / "csv" / RUN / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    printed = [row for row in rows if row["origin"] == "stdout"]
+    assert [(row["metric"], float(row["value"]), row["t"]) for row in printed] == [
+        ("loss", 1 / (n + 1), "") for n in range(10)
+    ]
+    written = [(row["metric"], row["step"], row["value"]) for row in rows if row["origin"] == "artifacts/log.csv"]
+    assert ("artifacts/log.csv/loss", "2.0", "1.5") in written, "another loss than that of the output"
+    assert ("acc", "1.0", "0.5") in written
+    assert [(row["t"], row["origin"]) for row in rows if row["metric"] == "timed"] == [("2.5", "unknown")]
+    exported(folder, "mlflow", tmp_path / "mlflow")
+    client = importlib.import_module("mlflow").MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("labsandbox").experiment_id])
+    assert run.data.metrics["loss"] == 0.1 and run.data.metrics["artifacts/log.csv/loss"] == 1.5
+    assert run.data.tags["labsandbox.extracted_from"] == "stdout, artifacts/log.csv, unknown"
 
 
 def test_processes_that_begin_at_once_share_one_mlflow_store(tmp_path: Path) -> None:

@@ -115,10 +115,13 @@ def test_only_an_arm_that_beats_the_runner_up_is_the_best() -> None:
     tied = [value + 0.02 * (-1) ** i for i, value in enumerate(less(0.5)) if value is not None]
     verdict = analyse(study({"a": A, "b": less(0.5), "c": [*tied]})).verdict
     assert (verdict.word, verdict.arm) == ("better", None)
-    assert verdict.text.startswith("Better than thing a: thing b and thing c; which arm is best is open.")
+    assert verdict.text.startswith(
+        "No arm is called the best: thing b and thing c are better than thing a, and which arm is best is open. Thing b is"
+    )
     won = analyse(study({"a": A, "b": less(0.5), "c": less(2.0)}))
     assert (won.verdict.word, won.verdict.arm) == ("better", "c")
     assert [(one.arm, one.baseline) for one in won.rivals] == [("c", "b")]
+    assert won.verdict.text.startswith("Best: thing c; better than thing a and thing b. Thing b is better: for")
 
 
 def test_of_two_equal_arms_the_luckier_is_not_called_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,9 +141,35 @@ def test_a_baseline_that_beats_one_arm_and_not_another_is_not_the_best() -> None
     assert "thing a is ahead of thing worse, and not told from thing near" in verdict.text
     both = analyse(study({"a": A, "worse": less(-2.0), "bad": less(-3.0)})).verdict
     assert (both.word, both.arm) == ("better", "a")
+    assert both.text.startswith("Best: thing a; better than thing worse and thing bad. Thing a is better: for")
+    middle = analyse(study({"a": A, "worse": less(-2.0), "b": less(2.0)})).verdict
+    assert (middle.word, middle.arm) == ("better", "b")
+    assert middle.text.startswith("Best: thing b; better than thing a; thing a is better than thing worse. ")
+    none = [value + 0.1 * (-1) ** i for i, value in enumerate(A) if value is not None]
+    undecided = analyse(study({"a": A, "b": [*none], "c": [*none]})).verdict
+    assert undecided.word == "no detectable difference"
+    assert undecided.text.startswith("No arm is best: no difference from thing a was detected. No difference between")
+
+
+def test_a_corrected_p_is_called_so_and_a_small_one_that_decides_nothing_is_explained() -> None:
+    several = analyse(study({"a": A, "b": less(0.5), "c": less(2.0)}))
+    (one, _), (rival,) = several.contrasts, several.rivals
+    assert one.p_adjusted == 2 * one.p
+    text = several.verdict.text
+    assert f"exact p {one.p:.3g}, p = {one.p_adjusted:.3g} (Holm))" in text and text.count("(Holm)") == 2
+    assert f"pairs, exact p {rival.p:.3g})" in text, "one rival: nothing to correct for"
+    assert "Holm" not in analyse(study({"a": A, "b": less(0.5)})).verdict.text
+    # One huge difference widens the interval, and the test of signs does not mind it.
+    outlier = [value + (100.0 if i == 0 else 0.1) for i, value in enumerate(A) if value is not None]
+    verdict = analyse(study({"a": A, "b": [*outlier]})).verdict
+    assert verdict.word == "no detectable difference"
+    assert verdict.text.endswith("; p is under 0.05, but the interval must agree, and it holds 0.")
 
 
 def test_an_arm_is_not_the_best_where_another_is_not_told_from_the_baseline_or_from_it() -> None:
     wide = [value - 0.4 + 0.9 * (-1) ** i for i, value in enumerate(A) if value is not None]
     verdict = analyse(study({"a": A, "b": less(0.5), "wide": [*wide]})).verdict
-    assert (verdict.word, verdict.arm) == ("better", None) and "thing b; which arm is best is open" in verdict.text
+    assert (verdict.word, verdict.arm) == ("better", None)
+    assert verdict.text.startswith(
+        "No arm is called the best: thing b is better than thing a, and which arm is best is open."
+    )

@@ -116,6 +116,23 @@ def test_a_question_that_was_asked_many_times_is_recalled_once_by_its_best_answe
     }
 
 
+def test_of_a_goal_that_nobody_could_read_only_the_goal_is_kept(memory: Memory) -> None:
+    """A refusal names all that the team knows, and would be found by every word of it."""
+    refusal = "cannot read the goal: the playbook knows AdamW, Lion, SGD, warm-up and batch sizes"
+    phases = {
+        "discussion": {"individual_responses": {}, "action_plan": "", "errors": {"ResearcherAgent": refusal}},
+        "implementation": {"error": refusal, "code": "", "execution": None},
+    }
+    cake = leave(memory.results, {"goal": "Bake a cake", "phases": phases})
+    assert memory.search("lion") == memory.search("playbook") == []
+    (found,) = memory.search("how is a cake baked?")
+    assert (found.sprint, found.failure, found.verdict) == (cake, "", "")
+    assert remembered(memory.current("Bake a cake")) == [], "and nothing is known from it"
+    planned = {**phases, "discussion": {"action_plan": "1. Mix."}}
+    leave(memory.results, {"goal": "Bake bread", "phases": planned})
+    assert [one["dead_end"] for one in remembered(memory.current("bread"))] == [refusal]
+
+
 @pytest.mark.parametrize("further", [None, [{"outcome": "timeout"}]])
 def test_nothing_is_gone_by_that_a_run_left_which_was_ended_from_outside(memory: Memory, further: Any) -> None:
     sound = leave(memory.results, summary(COMPARE, pairs=6))

@@ -390,3 +390,8 @@ def test_the_validators_words_repeat_the_verdict_and_invent_no_number() -> None:
     assert "3 of 8 runs of b diverged" in said
     digits = {character for character in said.replace(verdict, "").replace("3 of 8", "") if character.isdigit()}
     assert not digits
+
+
+def test_only_a_language_models_loss_is_told_as_a_ratio_of_perplexities() -> None:
+    assert 'unit="nats"' in write_experiment(read_goal("Compare AdamW vs. Lion on a small transformer"))
+    assert "unit=None" in write_experiment(read_goal("Compare AdamW vs. Lion on a small classifier"))

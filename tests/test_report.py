@@ -23,6 +23,7 @@ from results.analysis import analyse
 from results.host import HOST, host_facts
 from results.report.figures import figures
 from results.report.report import write_report
+from results.series import series_of
 from results.store import Store
 from tests.test_cli import QUICK, labsandbox
 from tests.test_sprint import Scripted, run_experiment
@@ -147,6 +148,36 @@ def test_a_report_answers_what_a_researcher_asks(tmp_path: Path) -> None:
     assert text.startswith("# Compare AdamW vs. Lion") and "**better: Lion.**" in text
     for name in re.findall(r"\]\((figures/[^)]+)\)", text):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_corrected_p_is_called_so_and_stands_beside_the_exact_one(tmp_path: Path) -> None:
+    for arms, corrected in ((("AdamW", "Lion"), False), (("AdamW", "Lion", "SGD"), True)):
+        folder = sprint(tmp_path, records(arms), GOAL)
+        page, text = Page((folder / "report.html").read_text()).text, (folder / "report.md").read_text()
+        assert "exact p" in page and "| exact p |" in text
+        assert ("p (Holm)" in page) is ("| p (Holm) |" in text) is ("p = 0.0312 (Holm)" in page) is corrected
+        head, line = (
+            next(one for one in text.splitlines() if one.startswith(begin)) for begin in ("| contrast", "| Lion")
+        )
+        assert head.count("|") == line.count("|") and "| 0.0156 |" in line and ("| 0.0312 |" in line) is corrected
+        if corrected:
+            assert "**better: SGD.** Best: SGD; better than AdamW and Lion. Lion is better: for" in text
+
+
+def test_curves_of_one_point_are_not_drawn() -> None:
+    found = records()
+    single = [one for one in found if not isinstance(one, MetricRecord) or one.step == 4]
+    names = [[one.name for one in figures(few, series_of(m for m in few if isinstance(m, MetricRecord)), analyse(few))]
+             for few in (found, single)]  # fmt: skip
+    assert set(names[0]) - set(names[1]) == {"curves_by_step", "curves_by_second"} and set(names[1]) < set(names[0])
+    once = [
+        one.model_copy(update={"step": None, "t": 100.0 + 10 * (one.seed or 0)})
+        if isinstance(one, MetricRecord)
+        else one
+        for one in found
+    ]
+    kept = [one.name for one in figures(once, series_of(m for m in once if isinstance(m, MetricRecord)), analyse(once))]
+    assert "curves_by_step" in kept and "curves_by_second" not in kept, "all at one time"
 
 
 def test_a_report_opens_without_a_network_and_lets_nothing_run(tmp_path: Path) -> None:

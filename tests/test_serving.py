@@ -16,7 +16,7 @@ import pytest
 from executor.backends.oci import OciBackend
 from orchestrator.serving import serving
 from policies.audit import AuditLog
-from policies.state import cache_dir
+from policies.state import cache_dir, runtime_dir
 from tests.test_cli import labsandbox
 
 QUICK = ("--backend", "oci", "--json")
@@ -90,7 +90,7 @@ def test_a_killed_service_leaves_nothing_after_the_next_command(own_state: Path,
 
 
 def test_a_run_that_took_a_container_outlasts_the_service_that_made_it(
-    own_state: Path, tmp_path: Path, cpu_image: str
+    own_state: Path, tmp_path: Path, cpu_image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("exec", "-", "--backend", "docker", "--json", "--results", str(tmp_path))
     with serve() as process:
@@ -105,11 +105,13 @@ def test_a_run_that_took_a_container_outlasts_the_service_that_made_it(
                 time.sleep(0.05)
             process.kill()
             process.wait()
-            assert labsandbox(*arguments, text="print(3)").returncode == 0  # which sweeps
+            for state in (own_state, tmp_path / "another"):  # both sweep the same engine
+                monkeypatch.setenv("LABSANDBOX_STATE_DIR", str(state))
+                assert labsandbox(*arguments, text="print(3)").returncode == 0
             execution = json.loads(running.stdout.read())
     assert execution["stdout"] == "to the end\n"
     assert execution["execution_id"] in {record["execution"] for record in records(own_state, "warm")}
-    assert not list((own_state / "adopted").iterdir())
+    assert not (runtime_dir() / "adopted" / execution["execution_id"]).exists()
 
 
 def test_a_command_of_many_runs_serves_itself(own_state: Path, tmp_path: Path) -> None:

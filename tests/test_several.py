@@ -25,6 +25,7 @@ from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.journal import now
 from orchestrator.lab_setup import LabOptions
+from orchestrator.local_agents.playbook.engine import PlaybookEngine
 from orchestrator.local_agents.playbook.following import _OTHER_FACTOR, next_goal
 from orchestrator.local_agents.playbook.goals import read_goal
 from policies.model import PartialLimits
@@ -111,6 +112,8 @@ def test_a_sprint_that_breaks_costs_no_other(here: Path) -> None:
         done = labsandbox("run", "one", "two", *QUICK, LUMENBRIDGE_BASE_URL=service.url, COLUMNS="200")
     assert done.returncode == 2
     assert "not this one" in done.stdout and "completed" in done.stdout
+    for sprint in (folder.name for folder in (here / "results").iterdir()):  # where nothing can be drawn anew
+        assert f"{sprint} begins: " in done.stderr and f"{sprint} ended" in done.stderr
 
 
 def test_an_interrupt_ends_all_and_leaves_what_can_be_resumed(here: Path) -> None:
@@ -132,6 +135,7 @@ def test_an_interrupt_ends_all_and_leaves_what_can_be_resumed(here: Path) -> Non
         assert process.returncode == 130 and said.endswith("interrupted\n"), said
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert len(re.findall(r"│ cancelled +│", out)) == 2 and "not begun" in out
+        assert len(re.findall(r"labsandbox resume sprint_\w+ carries on", said)) == 3
         for folder in sorted((here / "results").iterdir()):
             done = labsandbox("resume", folder.name, LUMENBRIDGE_BASE_URL=service.url)
             assert done.returncode == 0, done.stderr
@@ -273,6 +277,8 @@ def test_several_goals_that_the_policy_denies_make_no_folder(here: Path) -> None
 )
 def test_the_validators_advice_is_read(analysis: str, goal: str, why: str) -> None:
     assert recommendation_of(analysis) == {"goal": goal, "why": why}
+    assert recommendation_of(analysis, "Another") == {"goal": goal, "why": why}
+    assert recommendation_of(analysis, f" {goal.upper()}?\n") is None, "what has just been asked is no advice"
 
 
 @pytest.mark.parametrize(
@@ -305,8 +311,7 @@ def test_advice_is_listed_until_a_sprint_takes_it_up(here: Path) -> None:
     second = next(run for run in store.runs() if run != first)
     summary = store.summary(second)
     assert (summary["goal"], summary["follows"]) == ("Is c better still?", first)
-    assert [one.sprint for one in advice(store) if one.taken is None] == [second]
-    assert [one.taken for one in advice(store)] == [second, None]
+    assert [(one.sprint, one.taken) for one in advice(store)] == [(first, second)], "the second was told its own goal"
     assert first not in labsandbox("next").stdout and first in labsandbox("next", "--all", COLUMNS="200").stdout
 
 
@@ -326,6 +331,15 @@ def test_the_playbooks_own_advice_is_a_goal_that_it_can_read(goal: str, verdict:
     following = read_goal(next_goal(study, verdict)[0])
     again = verdict == "inconclusive" and len(study.arms) == 2
     assert again or study.factor != "optimizer" or following.goal != study.goal
+
+
+def test_the_playbook_does_not_advise_the_goal_that_has_just_run() -> None:
+    goal = "Does learning-rate warm-up improve training of a small classifier?"
+    for word, advised in (("inconclusive", False), ("better", True)):
+        numbers = json.dumps({"verdict": {"word": word}})
+        prompt = f"Goal: {goal}\nTask: validate\nOutcome: completed: done\nVerdict: So.\nNumbers: {numbers}\n"
+        said = PlaybookEngine().respond("ValidatorAgent", "", prompt, "").value
+        assert ("Next goal:" in said) is ("Why:" in said) is advised
 
 
 def test_the_playbooks_advice_goes_through_every_factor() -> None:

@@ -505,3 +505,27 @@ def test_a_goal_is_tuned_from_end_to_end(tmp_path: Path) -> None:
     assert found["verdict"].startswith("Nothing to confirm")
     [call] = [json.loads(line) for line in (only(tmp_path / "r") / "agents.jsonl").read_text().splitlines()]
     assert goal in json.dumps(call) and "lab.params(" in json.dumps(call), "what was asked, and what was answered"
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "why"),
+    [
+        ("print(1)", (), "declares no parameters"),
+        (
+            "import lab\np = lab.params(x=('log', 1e-5, 1e-1))\nlab.log(step=0, loss=p.x)",
+            ("--metric", "nope"),
+            "logged no nope",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_promises_no_resuming(
+    tmp_path: Path, code: str, options: tuple[str, ...], why: str
+) -> None:
+    (tmp_path / "e.py").write_text(code)
+    results = ("--results", str(tmp_path / "results"))
+    done = labsandbox("sweep", "--file", str(tmp_path / "e.py"), "--backend", "oci", *options, *results, status=2)
+    assert why in done.stderr and "carries on" not in done.stderr
+    [row] = json.loads(labsandbox("sprints", "list", *results, "--json").stdout)
+    assert why in row["verdict"] and "carries on" not in row["verdict"]
+    assert "is a sweep" in labsandbox("report", row["id"], *results, status=2).stderr
+    assert f"labsandbox sweep --resume {row['id']}" in labsandbox("resume", row["id"], *results, status=2).stderr

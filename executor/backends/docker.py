@@ -10,7 +10,9 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -44,6 +46,8 @@ from policies.state import cache_dir
 from sandbox_images.lock import Flavour
 
 _API_TIMEOUT = 60
+_ENDING = 2.0
+"""Seconds that the engine may take to learn that a container has ended."""
 _NAME = "labsandbox-"
 _STREAMS = {1: "stdout", 2: "stderr"}
 _FRAME = struct.Struct(">BxxxI")  # the engine's multiplexed attach stream: kind, length
@@ -364,7 +368,17 @@ class DockerContainer:
         return found
 
     def oom_killed(self) -> bool:
-        return bool(self._inspect().get("State", {}).get("OOMKilled"))
+        state = self._inspect().get("State", {})
+        deadline = time.monotonic() + _ENDING
+        # The engine learns of an end later than whoever reads what it passes on.
+        while state.get("Running") and self._has_ended() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            state = self._inspect().get("State", {})
+        return bool(state.get("OOMKilled"))
+
+    def _has_ended(self) -> bool:
+        """Whether PID 1, a process of this machine's, is gone."""
+        return self._group is not None and not Path(f"/proc/{self._seen}").exists()
 
     def kill(self) -> None:
         with contextlib.suppress(*_ENGINE_ERRORS):

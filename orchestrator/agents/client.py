@@ -44,10 +44,13 @@ class LumenbridgeClient:
         key: SigningKey | None = None,
         pins: PinnedKeys | None = None,
         require_signed: bool = False,
+        name: str | None = None,
     ) -> None:
-        """key: signs every request. require_signed: an agent's answer without a valid signature is refused."""
+        """key: signs every request. require_signed: an agent's answer without a valid signature is refused. name: of the service
+        on a sprint's record; by default its address."""
         self._transport = Transport(base_url, "LUMENBRIDGE_BASE_URL", backoff)
         self.base_url = self._transport.base_url
+        self.name = name or self.base_url
         self.user_id = user_id
         self._key = key
         self._pins = pins

@@ -57,9 +57,10 @@ def connect(settings: Settings, choice: AgentsChoice, state: Path, require_signe
     store = AgentStore(local_agents_path(state))
     try:
         with serve_locally(open_engine(name, settings, state), store, server_key(state)) as address:
-            client = LumenbridgeClient(address, settings.user_id, key=key, require_signed=require_signed)
             who = f"{name}, {settings.llm.model}" if name == "llm" and settings.llm else name
-            yield Connected(client, f"local agents ({who}): {reason}")
+            local = f"local agents ({who})"  # their port is a new one every time
+            client = LumenbridgeClient(address, settings.user_id, key=key, require_signed=require_signed, name=local)
+            yield Connected(client, f"{local}: {reason}")
     finally:
         store.close()
 

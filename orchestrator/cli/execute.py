@@ -82,6 +82,8 @@ def read_code(name: str) -> str:
         else:
             with Path(name).open("rb") as file:
                 raw = file.read(MAX_SOURCE + 1)
+        if len(raw) > MAX_SOURCE:
+            raise UsageProblem(f"{name} is larger than the {MAX_SOURCE} bytes that are accepted")
         return raw.decode("utf-8")
     except OSError as error:
         raise UsageProblem(f"cannot read {name}: {error.strerror}") from None

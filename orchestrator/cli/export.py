@@ -9,7 +9,7 @@ from orchestrator.cli import options
 from orchestrator.cli.status import INFRASTRUCTURE
 from orchestrator.cli.terminal import console, note, one_line
 from orchestrator.errors import UsageProblem
-from orchestrator.search.spec import recorded_sweep, swept
+from orchestrator.search.spec import not_ended, recorded_sweep, swept
 from results.export.destinations import DestinationName, destination
 from results.export.replay import export as export_run
 from results.export.sweeps import export_sweep
@@ -58,5 +58,5 @@ def _sweep(folder: RunFolder, artifacts: bool) -> tuple[dict[str, Any], dict[str
         )
     summary = swept(folder.path)
     if summary is None:
-        raise StoreError(f"{folder.id} has not ended: labsandbox sweep --resume {folder.id} carries on")
+        raise StoreError(f"{folder.id} has not ended; {not_ended(folder)}")
     return recorded_sweep(folder).model_dump(mode="json"), summary

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import sqlite3
 import sys
+from pathlib import Path
 
 import typer
 
@@ -13,6 +15,7 @@ from orchestrator.cli.terminal import note
 from orchestrator.errors import UsageProblem
 from policies.audit import AuditError
 from policies.model import PolicyError
+from policies.state import state_dir, state_problem
 from results.export.tracker import ExportError
 from results.store import StoreError
 from sandbox_images.wheels import BuildError
@@ -45,4 +48,20 @@ def status_of(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         note(f"labsandbox: no space left on device ({error.filename or 'while writing results'})")
         return INFRASTRUCTURE
+    if isinstance(error, OSError | sqlite3.Error) and (told := _of_state(error)):
+        note(f"labsandbox: {told}")
+        return INFRASTRUCTURE
     raise error
+
+
+def _of_state(error: OSError | sqlite3.Error) -> str | None:
+    """What to say where it is the state folder that cannot be used."""
+    state = state_dir()
+    if isinstance(error, OSError) and not (error.filename and Path(os.fsdecode(error.filename)).is_relative_to(state)):
+        return None
+    problem = state_problem(state) or (error.strerror if isinstance(error, OSError) else None)
+    return (
+        f"the state folder {state} cannot be written: {problem} (LABSANDBOX_STATE_DIR names another)"
+        if problem
+        else None
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from orchestrator.cli.status import INTERRUPTED
+from orchestrator.cli.status import INTERRUPTED, USAGE
 from orchestrator.cli.terminal import console, note, tolerate_any_encoding
 
 # Where each command is, and what `--help` says of it: the first sentence of its own help. Loading them all for that would
@@ -118,6 +118,23 @@ def options(
     """Options of the command itself."""
 
 
+def _help() -> int:
+    """What there is to be said to whoever says nothing."""
+    app(["--help"], standalone_mode=False)
+    return USAGE
+
+
+def _without_reader() -> bool:
+    """Makes of a closed standard output a pipe that nobody reads: else the next file that is opened would be it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    if writer != 1:
+        os.dup2(writer, 1)
+        os.close(writer)
+    sys.stdout = open(1, "w", encoding="utf-8")  # noqa: SIM115
+    return True
+
+
 def main() -> None:
     """Runs the command line and exits."""
     gc.disable()  # what is loaded until a command begins stays: looking for garbage in it takes a third of the time
@@ -125,13 +142,20 @@ def main() -> None:
     for asked in (signal.SIGTERM, signal.SIGHUP):  # to end, or the terminal is gone: clean up as after Ctrl-C
         if signal.getsignal(asked) is not signal.SIG_IGN:  # nohup
             signal.signal(asked, signal.default_int_handler)
+    closed = _without_reader() if sys.stdout is None else False
     tolerate_any_encoding()
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False) if sys.argv[1:] else _help()
+        sys.stdout.flush()
     except BaseException as error:
         from orchestrator.cli.failures import status_of
 
-        status = status_of(error)
+        if closed and isinstance(error, BrokenPipeError | SystemExit):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            note("labsandbox: standard output is closed")
+            status = USAGE
+        else:
+            status = status_of(error)
     else:
         if status == INTERRUPTED:  # typer makes a status of an interrupt, and says nothing
             note("interrupted")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LIMITS = "Limits, only to tighten"
 _GPUS = "GPUs"
 _TRACKER = "Other tools"
+_LONGEST = 31_536_000  # seconds of a year
+_MOST = 2**31 - 1
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 PolicyName = Annotated[str, typer.Option("--policy", help="A policy's name, or a YAML file.", show_default=True)]
 Backend = Annotated[
@@ -40,7 +43,7 @@ GpuMemory = Annotated[
 ]
 GpuWait = Annotated[
     float,
-    typer.Option("--gpu-wait", metavar="SECONDS", help="How long to queue for GPUs.", min=0, rich_help_panel=_GPUS),
+    typer.Option("--gpu-wait", metavar="SECONDS", help="How long to queue for GPUs.", rich_help_panel=_GPUS),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="The base seed.", min=0, max=2**32 - 1)]
 Results = Annotated[Path, typer.Option("--results", help="Folder for results.")]
@@ -112,9 +115,27 @@ class Asked(NamedTuple):
             limits = PartialLimits.model_validate({name: getattr(self, name) for name in LIMIT_OPTIONS})
         except ValidationError as error:
             first = error.errors()[0]
-            reason = first["msg"].removeprefix("Value error, ")
-            raise UsageProblem(f"--{str(first['loc'][0]).replace('_', '-')}: {reason}") from None
+            name = str(first["loc"][0])
+            raise UsageProblem(f"--{name.replace('_', '-')}: {_reason(name, dict(first))}") from None
+        if not 0 <= self.gpu_wait <= _LONGEST:
+            raise UsageProblem(f"--gpu-wait: a number between 0 and {_LONGEST} is needed, not {self.gpu_wait:g}")
+        if self.pids is not None and self.pids > _MOST:
+            raise UsageProblem(f"--pids: at most {_MOST}")
         return LabOptions(self.policy, self.backend, self.runtime, self.image, limits, self.gpu_wait)
+
+
+def _reason(name: str, error: dict[str, Any]) -> str:
+    """What is wrong with a limit, in our words."""
+    from policies.units import format_limit
+
+    bound = next(((how, error["ctx"][how]) for how in _BOUNDS if how in error.get("ctx", {})), None)
+    if bound is None:
+        return str(error["msg"]).removeprefix("Value error, ")
+    how, value = bound
+    if isinstance(error["input"], float) and error["input"] != error["input"]:
+        return f"a number between 0 and {value:g} is needed, not nan"
+    told = format_limit(name, value)
+    return f"{_BOUNDS[how]} {told} is needed" if how in ("ge", "gt") else f"{_BOUNDS[how]} {told} can be asked for"
 
 
 def with_lab(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,9 +12,10 @@ from executor.experiment import Outcome, Sink
 from orchestrator.advice import advised_goal
 from orchestrator.batch import Line, run_batch
 from orchestrator.cli import options
-from orchestrator.cli.status import INFRASTRUCTURE, exit_status
+from orchestrator.cli.status import INFRASTRUCTURE, INTERRUPTED, exit_status
 from orchestrator.cli.terminal import console, harmless, note, notes, one_line, print_json
 from orchestrator.cli.watching import LogPrinter
+from orchestrator.command import resuming
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.research_team import AIResearchTeam
@@ -24,6 +25,8 @@ from results.store import Store, StoreError
 from results.summary import ended_of, outcome_of, part, verdict_of
 
 MAX_GOALS = 1000
+_HINTS = 5
+"""Sprints of which it is said how to carry on with them."""
 
 
 class _Watched(AIResearchTeam):
@@ -157,7 +160,7 @@ def _run_several(
         with serving(), Live(console=notes(), auto_refresh=False) as live:
             watch = lambda: live.update(_live_table(lines), refresh=True)  # noqa: E731
             try:
-                run_batch(lines, parallel, results, watch if notes().is_terminal else lambda: None, _tracked(tracking))
+                run_batch(lines, parallel, results, watch if notes().is_terminal else _Lines(lines), _tracked(tracking))
             finally:
                 live.update(_live_table(lines))  # how all ended, also for a file
     finally:
@@ -165,11 +168,34 @@ def _run_several(
             for said in line.heeded:
                 note(f"{line.sprint}: {said}")
         ends = [_end(store, line) for line in lines]
+        unended = [line.sprint for line in lines if line.status in (None, INTERRUPTED)]
+        for sprint in unended[:_HINTS]:
+            note(f"not finished: {resuming(sprint, results)} carries on from there")
+        if len(unended) > _HINTS:
+            note(f"and {len(unended) - _HINTS} more: labsandbox sprints list")
         if as_json:
             print_json(ends)
         else:
             console().print(_end_table(ends))
     return max((end["status"] for end in ends if end["status"] is not None), key=_badness, default=INFRASTRUCTURE)
+
+
+class _Lines:
+    """Where nothing can be drawn anew: a line when a goal begins, and one when it ends."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self._lines = lines
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+
+    def __call__(self) -> None:
+        for line in self._lines:
+            if line.began is not None and line.sprint not in self._begun:
+                self._begun.add(line.sprint)
+                note(f"{line.sprint} begins: {one_line(line.goal, 120)}")
+            if line.ended is not None and line.sprint not in self._ended:
+                self._ended.add(line.sprint)
+                note(f"{line.sprint} {line.doing()} after {line.seconds:.0f} s")
 
 
 def _tracked(tracking: Tracking | None) -> list[str]:

@@ -11,13 +11,24 @@ from orchestrator.advice import advice
 from orchestrator.cli import options
 from orchestrator.cli.show import limits_table
 from orchestrator.cli.terminal import console, harmless, note, one_line, print_json
+from orchestrator.command import resuming
 from orchestrator.journal import EVENTS, peek
-from orchestrator.search.spec import recorded_sweep, swept
+from orchestrator.search.spec import not_ended, recorded_sweep, swept
 from policies.state import audit_path
 from results.comment import comment_of
 from results.dashboard.steps import PHASES
 from results.store import RunFolder, Store, StoreError
-from results.summary import Summary, ended_of, execution_of, outcome_of, part, verdict_of
+from results.summary import (
+    CONCLUSIONS,
+    Summary,
+    ended_of,
+    execution_of,
+    object_of,
+    outcome_of,
+    part,
+    verdict_of,
+    word_of,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Sprints: goals, verdicts and where their results are.")
 
@@ -25,7 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="Sprints: goals, verdicts and where
 @app.command("list")
 def list_sprints(results: options.Results = Path("results"), as_json: options.Json = False) -> None:
     """Every sprint and every sweep in the results folder, oldest first."""
-    store = Store(results)
+    store = _there(results)
     rows = [
         _sweep_row(store, run) if run.startswith("sweep_") else _row(store, run)
         for run in store.runs(("sprint", "sweep"))
@@ -33,9 +44,15 @@ def list_sprints(results: options.Results = Path("results"), as_json: options.Js
     if as_json:
         print_json(rows)
         return
-    table = Table(Column("sprint", no_wrap=True), "goal", "outcome", "verdict")
+    table = Table(
+        Column("sprint", no_wrap=True, min_width=max((len(row["id"]) for row in rows), default=0)),
+        Column("goal", no_wrap=True, overflow="ellipsis"),
+        Column("outcome", no_wrap=True, min_width=max((len(str(row["outcome"] or "–")) for row in rows), default=0)),
+        Column("verdict", no_wrap=True, overflow="ellipsis"),
+    )
     for row in rows:
-        table.add_row(*(one_line(str(row[key] or "–"), 160) for key in ("id", "goal", "outcome", "verdict")))
+        cells = [row["id"], row["goal"], row["outcome"], _short(store, row["id"]) or row["verdict"]]
+        table.add_row(*(one_line(str(cell or "–"), 160) for cell in cells))
     console().print(table)
 
 
@@ -47,10 +64,11 @@ def show_sprint(
 ) -> None:
     """One sprint: goal, plan, execution, repairs, verdict. Or one sweep: its best, and whether that was confirmed."""
     store = Store(results)
-    if sprint.startswith("sweep_"):
-        _show_sweep(store.existing(sprint), as_json)
+    folder = store.existing(sprint)
+    if folder.id.startswith("sweep_"):
+        _show_sweep(folder, as_json)
         return
-    summary = store.summary(sprint)
+    summary = store.summary(folder.id)
     if as_json:
         print_json(summary)
         return
@@ -81,23 +99,48 @@ def next_goals(
     as_json: options.Json = False,
 ) -> None:
     """What the sprints' validators would try next; `labsandbox run --next SPRINT` takes one up."""
-    found = [one for one in advice(Store(results)) if every or one.taken is None]
+    found = [one for one in advice(_there(results)) if every or one.taken is None]
     if as_json:
         print_json([asdict(one) for one in found])
         return
     if not found:
         note("no sprint here recommends a goal that has not been taken up")
         return
-    table = Table(Column("sprint", no_wrap=True), "next goal", "why", *(["taken up by"] if every else []))
+    table = Table(
+        Column("sprint", no_wrap=True),
+        "next goal",
+        Column("why", no_wrap=True, overflow="ellipsis"),
+        *(["taken up by"] if every else []),
+    )
     for one in found:
         cells = [one.sprint, one.goal, one.why, *([one.taken or "–"] if every else [])]
         table.add_row(*(one_line(cell, 200) for cell in cells))
     console().print(table)
 
 
+def _there(results: Path) -> Store:
+    """The store, if the folder that somebody named is there; before the first run there is none of the usual name."""
+    if results != Path("results") and not results.exists():
+        raise StoreError(f"there is no results folder {results}")
+    return Store(results)
+
+
+def _short(store: Store, run: str) -> str:
+    """A sprint's verdict in a word, and the arm; empty where there is none."""
+    try:
+        summary = {} if run.startswith("sweep_") else store.summary(run)
+    except StoreError:
+        return ""
+    word = word_of(summary)
+    arm = object_of(object_of(part(summary, "validation").get("numbers")).get("verdict")).get("arm")
+    return f"{word}: {arm}" if word == CONCLUSIONS[0] and arm else word
+
+
 def _row(store: Store, run: str) -> dict[str, Any]:
     steps = peek(store.root / run / EVENTS)
-    unfinished = "not finished (labsandbox resume carries on)" if steps and steps[-1].get("step") != "end" else None
+    unfinished = None
+    if steps and steps[-1].get("step") != "end":
+        unfinished = f"not finished: {resuming(run, store.root)} carries on"
     try:
         summary = store.summary(run)
     except StoreError as error:
@@ -118,7 +161,7 @@ def _sweep_row(store: Store, run: str) -> dict[str, Any]:
     row["goal"] = spec.goal or spec.command
     summary = swept(store.root / run)
     if summary is None:
-        return {**row, "verdict": "not finished (labsandbox sweep --resume carries on)"}
+        return {**row, "verdict": not_ended(RunFolder(store.root / run))}
     return {**row, "outcome": "completed", "verdict": summary.get("verdict")}
 
 
@@ -127,7 +170,7 @@ def _show_sweep(folder: RunFolder, as_json: bool) -> None:
 
     summary = swept(folder.path)
     if summary is None:
-        raise StoreError(f"{folder.id} has not ended: labsandbox sweep --resume {folder.id} carries on")
+        raise StoreError(f"{folder.id} has not ended; {not_ended(folder)}")
     if as_json:
         print_json(summary)
     else:

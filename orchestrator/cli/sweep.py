@@ -19,12 +19,13 @@ from orchestrator.agents.team import setup_team
 from orchestrator.cli import options
 from orchestrator.cli.execute import read_code, read_requirements
 from orchestrator.cli.terminal import console, note, one_line, print_json
+from orchestrator.command import resuming
 from orchestrator.context import CALLS
 from orchestrator.errors import UsageProblem
 from orchestrator.goal import check_goal
 from orchestrator.lab_setup import Lab, LabOptions, open_lab
 from orchestrator.mending import experiment_of, mend
-from orchestrator.search.spec import MAX_TRIALS, Sampler, SweepSpec, new_sweep, recorded_sweep, swept
+from orchestrator.search.spec import MAX_TRIALS, Sampler, SweepSpec, Unfit, new_sweep, recorded_sweep, refuse, swept
 from orchestrator.serving import serving
 from orchestrator.settings import Settings
 from policies.decision import Decision
@@ -73,8 +74,8 @@ def sweep(
     as_json: options.Json = False,
 ) -> None:
     """Search for an experiment's best parameters, each trial in its own container."""
-    if sum(bool(one) for one in (goal, file, resume)) != 1:
-        raise UsageProblem("give a goal, or --file FILE, or --resume SWEEP")
+    if (given := sum(bool(one) for one in (goal, file, resume))) != 1:
+        raise UsageProblem(f"give {'only one of ' if given else ''}a goal, or --file FILE, or --resume SWEEP")
     if file is not None and (agents != "auto" or require_signed):
         raise UsageProblem("--agents and --require-signed are for who writes an experiment: leave them out with --file")
     if resume is not None:
@@ -105,7 +106,9 @@ class _Begun:
 
 def _resumed(name: str, store: Store, as_json: bool) -> int:
     """Carries on with one that broke off. Returns the exit status; raises UsageProblem, StoreError."""
-    folder = store.existing(name if name.startswith("sweep_") else f"sweep_{name}")
+    folder = store.existing(name, "sweep")
+    if not folder.id.startswith("sweep_"):
+        raise UsageProblem(f"{folder.id} is no sweep: {resuming(folder.id, store.root)} carries on with a sprint")
     spec = recorded_sweep(folder)
     if (summary := swept(folder.path)) is not None:
         note(f"{folder.id} has ended already; there is nothing left to do")
@@ -156,10 +159,14 @@ def _carried_out(begun: _Begun, as_json: bool) -> int:
     try:
         with serving():
             summary = Sweep(lab, spec, folder.path, at_a_time, lambda text: note(one_line(text, 300))).run()
+    except Unfit as problem:  # it would be refused again
+        refuse(folder, str(problem))
+        raise
     except Stopped as stopped:
-        _hint(folder)
         if stopped.execution.outcome is Outcome.DENIED:
+            refuse(folder, stopped.execution.message)
             raise RequestDenied(stopped.execution.message) from None
+        _hint(folder)
         if stopped.execution.outcome is Outcome.CANCELLED:
             raise KeyboardInterrupt from None
         raise InfrastructureError(stopped.execution.message) from None
@@ -184,7 +191,7 @@ def _open(chosen: LabOptions) -> tuple[Lab, Decision]:
 
 
 def _hint(folder: RunFolder) -> None:
-    note(f"not finished: labsandbox sweep --resume {folder.id} carries on from here")
+    note(f"not finished: {resuming(folder.id, folder.path.parent)} carries on from here")
 
 
 def _written(

@@ -15,7 +15,7 @@ from results.readable import moment, seconds
 
 
 def ps(as_json: options.Json = False) -> None:
-    """List labsandbox's containers on this machine. One that is abandoned has no process any more that waits for it."""
+    """List labsandbox's containers on this machine."""
     found = upkeep.running()
     noted = upkeep.noted() if found else {}
     rows = []

@@ -1,6 +1,8 @@
 """An experiment's log on the terminal, while it runs."""
 
 import codecs
+import contextlib
+import os
 from typing import Literal, TextIO
 
 from executor.experiment import Sink
@@ -26,3 +28,5 @@ class LogPrinter(PassingSink):
             file.flush()
         except BrokenPipeError:
             del self._files[stream]  # whoever watched has left; the run goes on
+            with contextlib.suppress(OSError):  # what is buffered would fail once more at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

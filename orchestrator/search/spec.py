@@ -1,17 +1,24 @@
 """What a sweep is asked to be, written into its folder before anything runs."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.command import resuming
+from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import LabOptions
-from results.store import SWEEP, SWEPT, RunFolder, StoreError
+from results.store import SWEEP, SWEPT, RunFolder, StoreError, read_object
 
 MAX_TRIALS = 10_000
 Sampler = Literal["tpe", "random", "grid"]
-SPEC, SUMMARY = SWEEP, SWEPT
+SPEC, SUMMARY, REFUSED = SWEEP, SWEPT, "refused.json"
+
+
+class Unfit(UsageProblem):
+    """An experiment that no sweep can be made of: it would be refused again."""
 
 
 class SweepSpec(BaseModel):
@@ -62,3 +69,15 @@ def swept(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def refuse(folder: RunFolder, why: str) -> None:
+    """Puts on record that a sweep cannot be carried out, however often it is resumed."""
+    folder.write_json(REFUSED, {"why": why})
+
+
+def not_ended(folder: RunFolder) -> str:
+    """Why a sweep has no summary, and what to do."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return f"refused: {read_object(folder.path / REFUSED).get('why')}"
+    return f"not finished: {resuming(folder.id, folder.path.parent)} carries on"

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from executor.experiment import Config, Dimension
-from orchestrator.errors import UsageProblem
-from orchestrator.search.spec import SweepSpec
+from orchestrator.search.spec import SweepSpec, Unfit
 
 if TYPE_CHECKING:  # half a second that most commands do not need
     import optuna
@@ -254,14 +253,14 @@ def _at_edge(one: Dimension, value: Any) -> bool:
 
 
 def metric_of(values: dict[str, float], wanted: str | None) -> str:
-    """By which metric trials are compared. Raises UsageProblem where the first has none to offer."""
+    """By which metric trials are compared. Raises Unfit where the first has none to offer."""
     if wanted is not None:
         if wanted not in values:
             known = ", ".join(sorted(values)[:8]) or "none at all"
-            raise UsageProblem(f"the experiment logged no {ascii(wanted)[1:-1]}; it logged {ascii(known)[1:-1]}")
+            raise Unfit(f"the experiment logged no {ascii(wanted)[1:-1]}; it logged {ascii(known)[1:-1]}")
         return wanted
     losses = [name for name in values if "loss" in name.lower()]
     found = next((name for name in ("val_loss", *losses, *reversed(values)) if name in values), None)
     if found is None:
-        raise UsageProblem("the experiment logged no metric (lab.log) by which trials could be compared")
+        raise Unfit("the experiment logged no metric (lab.log) by which trials could be compared")
     return found

@@ -32,7 +32,7 @@ from executor.experiment import (
 from executor.sinks import PassingSink
 from orchestrator.errors import UsageProblem
 from orchestrator.lab_setup import Lab
-from orchestrator.search.spec import SPEC, SUMMARY, SweepSpec
+from orchestrator.search.spec import SPEC, SUMMARY, SweepSpec, Unfit
 from orchestrator.search.study import Running, Search, metric_of
 from policies.model import Limits
 from policies.units import format_bytes
@@ -152,11 +152,11 @@ class Sweep:
         if ended.params is None and ended.execution.outcome is not Outcome.COMPLETED:
             raise UsageProblem(f"the experiment fails before it declares parameters: {ended.execution.message}")
         if ended.params is None:
-            raise UsageProblem('the experiment declares no parameters: lab.params(lr=("log", 1e-5, 1e-1), …)')
+            raise Unfit('the experiment declares no parameters: lab.params(lr=("log", 1e-5, 1e-1), …)')
         metric = metric_of(ended.last, self._spec.metric)
         value = ended.value(metric)
         if value is None:
-            raise UsageProblem(f"with its defaults the experiment gives no {metric}: {ended.why(metric)}")
+            raise Unfit(f"with its defaults the experiment gives no {metric}: {ended.why(metric)}")
         self._search.begin(ended.params.space, ended.params.chosen, metric, value)
         self._told(f"trial 0 (the defaults): {metric} {value:.6g}")
 

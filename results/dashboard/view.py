@@ -9,7 +9,7 @@ from policies.units import format_limit
 from results.comment import comment_of
 from results.dashboard.steps import PHASES
 from results.host import host_told
-from results.readable import day, digits, line, number, plain, seconds, size
+from results.readable import day, digits, digits_of_p, line, number, plain, seconds, size
 from results.summary import (
     Summary,
     ended_of,
@@ -166,9 +166,10 @@ def contrasts_of(numbers: Mapping[str, Any]) -> Table:
         against = f"{line(one.get('arm'), 128)} − {line(one.get('baseline'), 128)}"
         rows.append(
             (against, line(one.get("pairs"), 12), digits(one.get("mean")), interval,
-             digits(one.get("p")), digits(one.get("p_adjusted")), digits(one.get("d_z")))
+             f"{digits_of_p(one.get('p'))}{'' if one.get('exact', True) else ' (Monte Carlo)'}",
+             digits_of_p(one.get("p_adjusted")), digits(one.get("d_z")))
         )  # fmt: skip
-    return Table(("difference", "pairs", "mean", "95 % interval", "p", "p (Holm)", "d_z"), tuple(rows))
+    return Table(("difference", "pairs", "mean", "95 % interval", "exact p", "p (Holm)", "d_z"), tuple(rows))
 
 
 def _repairs(attempts: Any) -> Table:

@@ -17,7 +17,7 @@ from policies.text import cell
 from results.export.names import file_name
 from results.export.tracker import Point, RunInfo, Scalar, State, Training
 
-METRICS = ("arm", "seed", "phase", "trial", "step", "t", "metric", "value")
+METRICS = ("arm", "seed", "phase", "trial", "step", "t", "metric", "value", "origin")
 RUNS = ("run", "arm", "seed", "phase", "trial", "state", "t", "values", "config", "facts")
 
 
@@ -78,8 +78,9 @@ class _Rows:
     def point(self, point: Point) -> None:
         """One line for each value."""
         step = "" if point.step is None else repr(point.step)
+        t = repr(point.t) if point.timed else ""
         for name, value in point.values.items():
-            self._metrics.writerow((*self._who, step, repr(point.t), cell(name), repr(value)))
+            self._metrics.writerow((*self._who, step, t, cell(name), repr(value), cell(point.origin)))
 
     def finish(
         self,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from executor.experiment import RECORD, AnyRecord, MetricRecord, PlanRecord, RunRecord
-from results.export.tracker import Destination, ExportError, RunInfo, State, Summary, Tracked
+from results.export.tracker import Destination, ExportError, ExtractedRecord, RunInfo, State, Summary, Tracked
+from results.series import MAX_ORIGIN
 from results.store import CODE, CURVES, EXECUTION, EXTRACTED, METRICS, RunFolder, StoreError, read_object
 from results.summary import execution_of, verdict_of
 
@@ -128,7 +130,8 @@ def records_of(folder: Path) -> Iterator[AnyRecord | None]:
         except OSError as error:
             raise StoreError(f"cannot read {folder / name}: {error.strerror}") from None
         with file:
-            yield from (_record(line) for line in file if line.endswith(b"\n"))
+            read = _extracted if name == EXTRACTED else _record
+            yield from (read(line) for line in file if line.endswith(b"\n"))
 
 
 def _record(line: bytes) -> AnyRecord | None:
@@ -136,11 +139,25 @@ def _record(line: bytes) -> AnyRecord | None:
         return RECORD.validate_json(line)
     except ValidationError:
         pass
-    try:  # what was extracted says where from, and may be of a version that knows more
+    try:  # it may be of a version that knows more
         data = json.loads(line)
         known = _KNOWN[data["type"]]
         return RECORD.validate_python({name: data[name] for name in known.model_fields if name in data})
     except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _extracted(line: bytes) -> AnyRecord | None:
+    """What was read out of logs and files: it says from where, and most sources have no times."""
+    try:
+        data = json.loads(line)
+        if data["type"] != "metric":
+            return None
+        timed = isinstance(data.get("t"), int | float) and math.isfinite(data["t"])
+        told = {name: data[name] for name in MetricRecord.model_fields if name in data}
+        told |= {"t": data["t"] if timed else 0.0, "origin": str(data.get("origin") or "unknown")[:MAX_ORIGIN]}
+        return ExtractedRecord.model_validate_json(json.dumps(told | {"timed": timed}))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

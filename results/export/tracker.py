@@ -22,6 +22,15 @@ class ExportError(OSError):
     """A destination cannot be used; the text is one line for people."""
 
 
+class ExtractedRecord(MetricRecord):
+    """What was read out of an experiment's output or files."""
+
+    origin: str
+    """`stdout`, `stderr` or `artifacts/<file>`."""
+    timed: bool
+    """Whether the source had times; if not, `t` is 0."""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What a run is, before anything was recorded."""
@@ -70,6 +79,10 @@ class Point:
     step: float | None
     t: float
     values: Mapping[str, float]
+    origin: str = ""
+    """From where these were read; empty where the experiment recorded them."""
+    timed: bool = True
+    """Whether `t` is known."""
 
 
 class Entry(Protocol):
@@ -132,6 +145,7 @@ class Tracked:
         self._trials: dict[_Key, int] = {}
         self._plan: dict[str, str] = {}
         self._last = 0.0
+        self._origins: dict[str, str] = {}
         self.entries = 0
         self.left_out = 0
         """Records of trainings beyond MAX_ENTRIES."""
@@ -165,6 +179,8 @@ class Tracked:
         for key in list(self._open):
             self._finish(key, rest)
         facts = {**self._facts(), **self._plan, **summary.facts}
+        if self._origins:
+            facts["extracted_from"] = ", ".join(dict.fromkeys(self._origins.values()))
         if self.left_out:
             facts["left_out"] = f"{self.left_out} records: more than {MAX_ENTRIES} trainings"
         self._main.finish(summary.state, self._last, {}, {}, facts, summary.files)
@@ -185,11 +201,21 @@ class Tracked:
         key = record.arm, record.seed, record.phase
         if key == (None, None, None):
             if self._main is not None:
-                self._main.point(Point(self._main_points, record.step, record.t, record.values))
+                self._main.point(self._point(self._main_points, record))
                 self._main_points += 1
         elif (found := self._of(key)) is not None:
-            found.entry.point(Point(found.points, record.step, record.t, record.values))
+            found.entry.point(self._point(found.points, record))
             found.points += 1
+
+    def _point(self, index: int, record: MetricRecord) -> Point:
+        """A name that was read from several places stays that of the first; elsewhere it is another metric."""
+        if not isinstance(record, ExtractedRecord):
+            return Point(index, record.step, record.t, record.values)
+        values = {}
+        for name, value in record.values.items():
+            first = self._origins.setdefault(name, record.origin)
+            values[name if first == record.origin else f"{record.origin}/{name}"] = value
+        return Point(index, record.step, record.t, values, record.origin, record.timed)
 
     def _ran(self, record: RunRecord) -> None:
         key = record.arm, record.seed, record.phase

@@ -72,8 +72,7 @@ def figures(records: Sequence[Landmark], series: Sequence[Series], analysis: Ana
     if study is None or not analysis.contrasts:
         return []
     found = [_effect(study.plan, analysis), _outcomes(study)]
-    if study.curves:
-        found += [_curves(study, unit) for unit in _ALONG]
+    found += [_curves(study, unit) for unit in _ALONG if _extends(study, unit)]
     tuning = [run for run in study.runs if run.phase == "tune" and run.status != "skipped"]
     found += [_sensitivity(study.plan, tuning, analysis, key) for key in _numeric(tuning)]
     return found
@@ -85,8 +84,9 @@ def comparison(records: Sequence[Landmark], series: Sequence[Series]) -> bytes |
     if study is None or not study.complete:
         return None
     with styled():
-        figure = blank((11.0, 4.5) if study.curves else (5.5, 4.5))
-        *left, right = figure.subplots(1, 2, width_ratios=(3, 2)) if study.curves else [figure.subplots()]
+        curves = _extends(study, "step")
+        figure = blank((11.0, 4.5) if curves else (5.5, 4.5))
+        *left, right = figure.subplots(1, 2, width_ratios=(3, 2)) if curves else [figure.subplots()]
         for axes in left:
             _draw_curves(axes, study, "step")
             axes.set_title(f"Learning curves by {for_drawing(study.plan.factor)}", loc="left", fontsize=11)
@@ -162,6 +162,16 @@ _ALONG: dict[str, tuple[str, Callable[[Course], Floats]]] = {
     "second": ("seconds of training", lambda course: course.seconds),
 }
 """What curves are drawn along: its label, and where it is."""
+
+
+def _extends(study: _Study, unit: str) -> bool:
+    """Whether there is an arm whose curve has a length: one point of each training makes no line."""
+    _, along = _ALONG[unit]
+    for arm in study.plan.arms[: len(COLOURS)]:
+        places = [along(course) for (name, _), course in study.curves.items() if name == arm]
+        if places and max(one.min() for one in places) < min(one.max() for one in places):
+            return True
+    return False
 
 
 def _curves(study: _Study, unit: str) -> Picture:

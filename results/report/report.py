@@ -174,10 +174,11 @@ def render(report: Report, template: str) -> str:
         responses=_responses(report.summary),
         repairs=list(_repairs(report.summary)),
         analysis=report.analysis,
+        several=len(report.analysis.arms) > 2,
         verdict=head,
         sentence=_sentence(report),
         comment=comment,
-        disagrees=disagreement(comment, head.word, head.arm, [arm.name for arm in report.analysis.arms]),
+        disagrees=_disagrees(report, comment, head),
         terms=_terms(report.executions),
         limits=_limits(report.executions),
         scope=_scope(report),
@@ -185,6 +186,16 @@ def render(report: Report, template: str) -> str:
         part=lambda *path: part(report.summary, *path),
         trials=[run for run in report.runs if run.phase == "tune"],
     )
+
+
+def _disagrees(report: Report, comment: str, head: Verdict) -> str:
+    """Whether the comment goes against what heads the report; the sentence that the sprint has of it does not."""
+    analysis, recorded = report.analysis, part(report.summary, "validation", "numbers").get("verdict")
+    word = recorded.get("word") if isinstance(recorded, dict) else None
+    said = verdict_of(report.summary) if word == head.word else None
+    told = head.model_copy(update={"text": said or head.text})
+    arms, contrasts = [arm.name for arm in analysis.arms], [*analysis.contrasts, *analysis.rivals]
+    return disagreement(comment, told, arms, contrasts, analysis.lower_is_better is not False)
 
 
 def _responses(summary: Summary) -> Mapping[str, Any]:

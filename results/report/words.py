@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from policies.units import format_limit
-from results.readable import day, line, moment, size
+from results.readable import day, digits_of_p, line, moment, size
 from results.store import SUMMARY
 
 MAX_TEXT = 20_000
@@ -34,6 +34,7 @@ def _cut(text: object, whole: str = SUMMARY) -> str:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "g": lambda value: "–" if value is None else f"{value:.4g}",
+    "p": digits_of_p,
     "signed": lambda value: "–" if value is None else f"{value:+.4g}",
     "size": size,
     "seconds": lambda value: "–" if value is None else f"{value:.1f} s",

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 
+from orchestrator.goal import same_goal
 from orchestrator.local_agents.engine import Answered, Choice, CodeAnswer
 from orchestrator.local_agents.playbook.earlier import from_earlier
 from orchestrator.local_agents.playbook.following import next_goal
@@ -126,8 +127,9 @@ def _comment(prompt: str) -> str:
     found.append(_ADVICE.get(word, "") if completed else _NOT_COMPLETED)
     if completed and word in _ADVICE:
         with contextlib.suppress(UnknownGoal):  # the code may be another's, for a goal that the playbook cannot read
-            goal, why = next_goal(read_goal(_goal_of(prompt), _MANY), word)  # it has run already
-            found += [f"Next goal: {goal}", f"Why: {why}"]
+            asked = _goal_of(prompt)
+            goal, why = next_goal(read_goal(asked, _MANY), word)  # it has run already
+            found += [f"Next goal: {goal}", f"Why: {why}"] if not same_goal(goal, asked) else []
     return "\n".join(line for line in found if line)
 
 

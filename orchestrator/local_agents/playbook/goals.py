@@ -9,8 +9,8 @@ from orchestrator.local_agents.playbook.study import HOW_TO_CONNECT, Arm, Study,
 from orchestrator.local_agents.playbook.vocabulary import unknown_words
 
 KNOWN = (
-    "optimizers (AdamW, Adam, Lion, SGD, RMSprop), learning-rate warm-up, gradient clipping, batch size, weight decay, "
-    "hidden dimension, gradient checkpointing, numeric precision (fp32, bf16, fp16), data-parallel training"
+    "it knows optimizers, warm-up, gradient clipping, batch size, weight decay, hidden dimension, gradient checkpointing, "
+    "precision, data parallelism"
 )
 
 MAX_ARMS = 6
@@ -85,8 +85,9 @@ def read_goal(goal: str, gpus: int = 0) -> Study:
     study = _study(text)
     # A word that is not known may be the point of the goal (a data set, a model, cookies): never a canned run.
     if strange := unknown_words(text):
-        words = ", ".join(repr(word[:40]) for word in strange[:5])
-        raise UnknownGoal(f"the playbook does not know what {words} means here; it knows {KNOWN}; {HOW_TO_CONNECT}")
+        words = ", ".join(repr(word[:20]) for word in strange[:2])
+        more = " and others" if len(strange) > 2 else ""
+        raise UnknownGoal(f"the playbook does not know what {words}{more} means here: {HOW_TO_CONNECT}; {KNOWN}")
     refuse_unmet(text, study.factor)
     _refuse_without_gpus(text, study, gpus)
     return in_context(text, study, _named_optimizers(text), _RATES_OF)
@@ -113,7 +114,11 @@ def _study(text: str) -> Study:
     if len(named) > 1:
         raise UnknownGoal(_several(named))
     if not named:
-        raise UnknownGoal(f"the playbook cannot read this goal; it knows {KNOWN}; {HOW_TO_CONNECT}")
+        if len(optimizers) == 1 and not unknown_words(text):
+            other = "Lion" if optimizers[0] == "AdamW" else "AdamW"
+            example = f"{optimizers[0]} vs. {other}"
+            raise UnknownGoal(f"a second arm to compare {optimizers[0]} with is missing: name it, as in {example!r}")
+        raise UnknownGoal(f"the playbook cannot read this goal: {HOW_TO_CONNECT}; {KNOWN}")
     return _READERS[named[0]](text)
 
 

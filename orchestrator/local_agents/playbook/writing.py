@@ -83,7 +83,8 @@ def _values(study: Study) -> dict[str, Any]:
         "at_most": max(40 if checkpointing else _MAX_STEPS[study.harness], round(1.3 * longest)),
         "primary": study.primary,
         "select": study.primary.replace("test_", "val_", 1),
-        "unit": '"nats"' if study.primary.endswith("_loss") else "None",
+        # Per token: of nothing else is a ratio of perplexities a thing to say.
+        "unit": '"nats"' if study.primary.endswith("_loss") and study.harness == "transformer" else "None",
         "lower_is_better": study.lower_is_better,
         "deterministic": study.deterministic,
         "factor": study.factor,
